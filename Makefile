@@ -1,0 +1,74 @@
+# Two commands do everything on a fresh machine with Python 3.11 and make:
+# `make demo` and `make test`. `make` alone lists the rest.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo demo-real serve test test-fast services check format bench lock clean
+
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+install: $(STAMP) ## make .venv with locked, hashed dependencies
+
+$(STAMP): locks/dev.txt pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/dev.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(STAMP)
+
+demo: $(STAMP) ## train real models, watch their metrics flow through the embedded pipeline
+	$(BIN)/stepclock-server demo
+
+demo-real: $(STAMP) ## the same on a real Kafka and a real InfluxDB 2, one consumer killed midway
+	$(BIN)/stepclock-server demo --real
+
+serve: $(STAMP) ## run the embedded server on 127.0.0.1:8787
+	$(BIN)/stepclock-server serve
+
+test: $(STAMP) ## every test; real Kafka and InfluxDB where they can be had
+	$(BIN)/python -m pytest
+
+test-fast: $(STAMP) ## the tests that need no service and no time
+	$(BIN)/python -m pytest -m "not real and not slow"
+
+services: $(STAMP) ## fetch Kafka and build InfluxDB ahead (about 9 minutes the first time)
+	$(BIN)/python -m native
+
+check: $(STAMP) ## format, lint, types, import rules
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(STAMP) ## format the code and mend what can be mended by itself
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(STAMP) ## first figures: gateway with Kafka, consumer with InfluxDB
+	$(BIN)/python -m bench
+
+lock: ## renew the lock files (needs uv)
+	uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		--universal --python-version 3.11 pyproject.toml -o locks/runtime.txt
+	uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		--universal --python-version 3.11 --extra demo --extra dev pyproject.toml -o locks/dev.txt
+
+clean: ## remove .venv and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+
+.PHONY: compose-up compose-down dashboards
+
+compose-up: ## run Kafka, InfluxDB, gateway, consumer, Prometheus and Grafana in Docker
+	docker compose up --detach --build --wait
+	@docker compose logs --no-log-prefix init
+
+compose-down: ## stop them; their data stays in volumes
+	docker compose down
+
+dashboards: $(STAMP) ## write grafana/dashboards/ anew from grafana/builders/
+	$(BIN)/python -m grafana.builders
