@@ -1,0 +1,134 @@
+"""A block: the record that travels in the log, lines of one tenant joined by newline.
+
+The gateway encodes it once; nobody parses the lines again on the way. What a reader must
+know without parsing stands in the record's headers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from schemas.log import Headers
+from schemas.precision import BLOCK_PRECISIONS, Precision
+
+VERSION = b"1"
+
+#: Largest value of one record. Kafka's default limit for a topic is 1 MiB.
+MAX_BLOCK_BYTES = 512 * 1024
+
+#: A block of many small requests names at most this many of their deliveries.
+MAX_DELIVERIES = 256
+
+
+class ForeignRecord(Exception):
+    """A record without `v`: something other than the gateway wrote it; validate its lines."""
+
+
+class UnknownBlock(Exception):
+    """A block of a version or with headers that this release can't read: dead-letter it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What one request put into a block, as its client names it (headers ``Stepclock-…``)."""
+
+    stream: str
+    sequence: int
+    start: int
+    experiment: str
+    run: str
+    part: int
+    points: int
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """Validated lines, every one timed, of one tenant, namespace and precision.
+
+    multiline: a string field holds a newline, so only the exact parser may split `lines`.
+    received_ns: when the gateway received the oldest request in it (Unix time).
+    view: the one view that lacks the lines, as a replay says; None means every view. A
+    release that does not know the header writes every view, which overwrites equal points.
+    """
+
+    tenant: str
+    namespace: str
+    precision: Precision
+    points: int
+    received_ns: int
+    lines: bytes
+    multiline: bool = False
+    deliveries: tuple[Delivery, ...] = ()
+    traceparent: str | None = None
+    view: str | None = None
+
+
+def encode_headers(block: Block) -> Headers:
+    """The record headers of a block; its value is `block.lines` as it is."""
+    headers = [
+        ("v", VERSION),
+        ("tenant", block.tenant.encode()),
+        ("namespace", block.namespace.encode()),
+        ("precision", block.precision.value.encode()),
+        ("points", b"%d" % block.points),
+        ("received_ns", b"%d" % block.received_ns),
+    ]
+    if block.multiline:
+        headers.append(("multiline", b"1"))
+    if block.deliveries:
+        headers.append(("deliveries", _encode_deliveries(block.deliveries)))
+    if block.traceparent is not None:
+        headers.append(("traceparent", block.traceparent.encode()))
+    if block.view is not None:
+        headers.append(("view", block.view.encode()))
+    return tuple(headers)
+
+
+def decode(headers: Headers, value: bytes) -> Block:
+    """The block that a record holds.
+
+    Raises ForeignRecord for a record without `v`, UnknownBlock for one that says `v` but
+    can't be read by this release.
+    """
+    found = dict(headers)
+    version = found.get("v")
+    if version is None:
+        raise ForeignRecord
+    if version != VERSION:
+        raise UnknownBlock(f"block version {version!r} is not known to this release")
+    try:
+        precision = Precision(found["precision"].decode())
+        if precision not in BLOCK_PRECISIONS:
+            raise ValueError(f"precision {precision.value!r} can't stand in a block")
+        traceparent = found.get("traceparent")
+        view = found.get("view")
+        return Block(
+            tenant=found["tenant"].decode(),
+            namespace=found["namespace"].decode(),
+            precision=precision,
+            points=int(found["points"]),
+            received_ns=int(found["received_ns"]),
+            lines=value,
+            multiline=found.get("multiline") == b"1",
+            deliveries=_decode_deliveries(found.get("deliveries", b"[]")),
+            traceparent=None if traceparent is None else traceparent.decode(),
+            view=None if view is None else view.decode(),
+        )
+    except (KeyError, ValueError, TypeError, RecursionError) as exc:
+        raise UnknownBlock(f"block headers can't be read: {exc!r}") from exc
+
+
+def _encode_deliveries(deliveries: Iterable[Delivery]) -> bytes:
+    rows = [
+        [d.stream, d.sequence, d.start, d.experiment, d.run, d.part, d.points] for d in deliveries
+    ]
+    return json.dumps(rows, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def _decode_deliveries(data: bytes) -> tuple[Delivery, ...]:
+    rows = json.loads(data)
+    if not isinstance(rows, list):
+        raise ValueError("deliveries is not a list")
+    return tuple(Delivery(*row) for row in rows)

@@ -1,0 +1,1 @@
+"""What every part tells about itself: metrics and logs."""

@@ -1,0 +1,96 @@
+"""Every metric of Stepclock, each with a comment that says what a change of it means.
+
+Latencies in seconds, sizes in bytes. Labels are bounded: tenants are limited in number by
+the keys file, topics and partitions by the broker.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Gauge, Histogram
+
+_LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+
+# -- gateway ------------------------------------------------------------------------------
+
+# Requests by route and status. 5xx: the log is away or we are at fault. 429: a tenant is
+# over its limit. 400: a client sends what can't be stored.
+REQUESTS = Counter("stepclock_gateway_requests_total", "Requests answered.", ["route", "status"])
+
+# Time from the first byte of a write request to its answer. Grows with the log's latency.
+REQUEST_SECONDS = Histogram(
+    "stepclock_gateway_request_seconds", "Time to answer a request.", ["route"], buckets=_LATENCY_S
+)
+
+# Points by tenant and what became of them: accepted (the log has them), refused (bad lines),
+# limited (429), unavailable (503).
+POINTS = Counter("stepclock_gateway_points_total", "Points by outcome.", ["tenant", "outcome"])
+
+# Lines that came without a time and got the gateway's.
+STAMPED = Counter("stepclock_gateway_stamped_total", "Lines that the gateway timed.", ["tenant"])
+
+# Bytes of lines that wait for the log's acknowledgement; at the limit requests get 503.
+PENDING_BYTES = Gauge("stepclock_gateway_pending_bytes", "Bytes not yet acknowledged.")
+PENDING_BYTES_LIMIT = Gauge("stepclock_gateway_pending_bytes_limit", "Bound of pending bytes.")
+
+# Open connections; at STEPCLOCK_MAX_CONNECTIONS newcomers get 503.
+CONNECTIONS = Gauge("stepclock_gateway_connections", "Open client connections.")
+
+# Records appended to the log, and the time until it acknowledged them.
+BLOCKS = Counter("stepclock_gateway_blocks_total", "Blocks by outcome.", ["outcome"])
+ACK_SECONDS = Histogram(
+    "stepclock_gateway_ack_seconds", "Time until the log acknowledged a block.", buckets=_LATENCY_S
+)
+
+# 0 closed: normal. 1 half-open: trying. 2 open: the log is away, writes get 503 at once.
+CIRCUIT_STATE = Gauge("stepclock_gateway_circuit_state", "Circuit breaker towards the log.")
+CIRCUIT_OPENED = Counter("stepclock_gateway_circuit_opened_total", "Times the breaker opened.")
+
+# Token buckets held in memory; idle ones are evicted, full ones are cheap to forget.
+BUCKETS = Gauge("stepclock_gateway_rate_limit_buckets", "Token buckets in memory.")
+
+# -- consumer -----------------------------------------------------------------------------
+
+# Points by tenant and what became of them: stored, dead (dead-lettered).
+CONSUMED_POINTS = Counter(
+    "stepclock_consumer_points_total", "Points by outcome.", ["tenant", "outcome"]
+)
+
+# Writes to the store by view and outcome: stored, unavailable, refused, too_large,
+# misconfigured. Anything but stored that keeps growing needs a look at the runbook.
+WRITES = Counter("stepclock_consumer_writes_total", "Writes to the store.", ["view", "outcome"])
+WRITE_SECONDS = Histogram(
+    "stepclock_consumer_write_seconds", "Time of one write.", ["view"], buckets=_LATENCY_S
+)
+BATCH_POINTS = Histogram(
+    "stepclock_consumer_batch_points",
+    "Points in one batch.",
+    buckets=(1, 10, 100, 500, 1000, 2500, 5000, 10_000, 25_000),
+)
+
+# Time from the gateway's receipt of the oldest request in a block to both views stored.
+END_TO_END_SECONDS = Histogram(
+    "stepclock_consumer_end_to_end_seconds",
+    "Time from receipt at the gateway to stored.",
+    buckets=_LATENCY_S,
+)
+
+# Records between what is committed and the end of the partition. Growing: the store or the
+# number of consumers is the limit.
+LAG = Gauge("stepclock_consumer_lag", "Records not yet settled.", ["topic", "partition"])
+
+# Dead letters by reason and tenant. Growing: someone sends what the store refuses.
+DEAD_LETTERS = Counter(
+    "stepclock_consumer_dead_letters_total", "Lines dead-lettered.", ["reason", "tenant"]
+)
+
+# Partitions that rest because the store is away.
+PAUSED = Gauge("stepclock_consumer_paused_partitions", "Partitions paused.")
+
+# Bytes polled and not yet settled.
+BATCHED_BYTES = Gauge("stepclock_consumer_batched_bytes", "Bytes polled and not settled.")
+
+# Records lost because retention overtook the consumer. Must stay 0.
+LOST_OFFSETS = Counter("stepclock_consumer_lost_offsets_total", "Records deleted unread.")
+
+# Assignments and losses of partitions. Many a minute: consumers come and go.
+REBALANCES = Counter("stepclock_consumer_rebalances_total", "Rebalances seen.", ["event"])

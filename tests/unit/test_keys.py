@@ -1,0 +1,167 @@
+import os
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from ingest.auth import KeyStore, key_in_headers, key_in_query
+from ingest.credentials import NoKeys, credentials_path, ensure_keys
+from ingest.errors import Unauthorized
+from schemas.keys import InvalidKeys, Role, dump, id_of, new_key, parse
+
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+
+
+def store(path, *records, **arguments):
+    path.write_text(dump(records))
+    return KeyStore(path, utc_now=lambda: NOW, **arguments)
+
+
+def test_a_keys_file_gives_back_what_was_dumped():
+    _, a = new_key("vision", namespace="team-a", rate=10, burst=20, created=NOW)
+    _, b = new_key("audio", role=Role.READ, expires=NOW)
+    assert list(parse(dump([a, b])).values()) == [a, b]
+
+
+def test_the_file_holds_no_secret():
+    key, record = new_key("vision")
+    assert key not in dump([record])
+    assert key.rsplit("_", 1)[1] not in dump([record])
+
+
+def test_a_valid_key_is_recognised(tmp_path):
+    key, record = new_key("vision")
+    assert store(tmp_path / "keys.toml", record).authenticate(key) == record
+
+
+@pytest.mark.parametrize("key", [None, "", "sk_", "hello", "sk_0_0", "sk_00_x" * 9])
+def test_what_is_no_known_key_is_refused_without_repeating_it(tmp_path, key):
+    _, record = new_key("vision")
+    with pytest.raises(Unauthorized) as refusal:
+        store(tmp_path / "keys.toml", record).authenticate(key)
+    assert not key or len(key) < 4 or key not in refusal.value.message
+
+
+def test_the_right_id_with_another_secret_is_refused(tmp_path):
+    key, record = new_key("vision")
+    with pytest.raises(Unauthorized):
+        store(tmp_path / "keys.toml", record).authenticate(f"sk_{id_of(key)}_{'x' * 43}")
+
+
+def test_revoked_and_expired_keys_are_refused_by_name(tmp_path):
+    expired, record = new_key("vision", expires=NOW - timedelta(days=1))
+    with pytest.raises(Unauthorized, match=f"key {record.id} expired"):
+        store(tmp_path / "keys.toml", record).authenticate(expired)
+    revoked, record = new_key("vision")
+    text = dump([record]).replace("sha256", "revoked = true\nsha256")
+    (tmp_path / "keys.toml").write_text(text)
+    with pytest.raises(Unauthorized, match="was revoked"):
+        KeyStore(tmp_path / "keys.toml").authenticate(revoked)
+
+
+def test_a_changed_file_is_read_again_and_a_broken_one_keeps_the_old_keys(tmp_path, caplog):
+    path = tmp_path / "keys.toml"
+    now = [0.0]
+    first, first_record = new_key("vision")
+    second, second_record = new_key("audio")
+    keys = store(path, first_record, now=lambda: now[0])
+
+    path.write_text("this is not TOML")
+    now[0] += 2
+    assert keys.authenticate(first) == first_record
+    assert "not valid TOML" in caplog.text
+
+    path.write_text(dump([second_record]))
+    os.utime(path, ns=(1, 1))
+    now[0] += 2
+    assert keys.authenticate(second) == second_record
+    with pytest.raises(Unauthorized):
+        keys.authenticate(first)
+
+
+@pytest.mark.parametrize(
+    ("header", "key"),
+    [
+        (b"Bearer sk_a_b", "sk_a_b"),
+        (b"Token sk_a_b", "sk_a_b"),
+        (b"token user:sk_a_b", "sk_a_b"),
+        (b"Basic dXNlcjpza19hX2I=", "sk_a_b"),
+    ],
+)
+def test_every_client_s_way_of_sending_a_key_is_understood(header, key):
+    assert key_in_headers([(b"host", b"x"), (b"authorization", header)]) == key
+
+
+@pytest.mark.parametrize("header", [b"Basic !!!", b"Digest abc", b"Basic /w=="])
+def test_other_authorization_headers_are_refused(header):
+    with pytest.raises(Unauthorized):
+        key_in_headers([(b"authorization", header)])
+
+
+def test_no_header_is_no_key():
+    assert key_in_headers([]) is None
+
+
+def test_v1_clients_send_the_key_as_password_in_the_query():
+    assert key_in_query(b"db=x&u=me&p=sk_a_b%2Bc") == "sk_a_b+c"
+    assert key_in_query(b"db=x") is None
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[", "not valid TOML"),
+        ("[kees.a]", "unknown table 'kees'"),
+        ("[keys.a]\ntenant='x'", "has no"),
+        ("[tenants.x]\nrate=0", "rate must be at least 1"),
+        ("[tenants.x]\nrate=true", "whole number"),
+        ("[tenants.x]\nnamespace='a b'", "namespace 'a b'"),
+        ("[tenants.x]\nspeed=1", "unknown key 'speed'"),
+        ("[tenants.x]\n[keys.a]\ntenant='x'\nsha256='00'", "64 hexadecimal"),
+        (f"[tenants.x]\n[keys.a]\ntenant='x'\nsha256='{'0' * 64}'\nrole='root'", "role must be"),
+        (
+            f"[tenants.x]\n[keys.a]\ntenant='x'\nsha256='{'0' * 64}'\nexpires='soon'",
+            "expires must be a time",
+        ),
+    ],
+)
+def test_a_broken_keys_file_is_refused_by_name(text, message):
+    with pytest.raises(InvalidKeys, match=message):
+        parse(text)
+
+
+def test_the_first_start_makes_one_key_that_only_its_user_can_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    path = ensure_keys(None, tmp_path / "data", "127.0.0.1")
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert credentials_path().stat().st_mode & 0o777 == 0o600
+    key = credentials_path().read_text().split('"')[1]
+    assert KeyStore(path).authenticate(key).tenant.name == "default"
+    assert ensure_keys(None, tmp_path / "data", "127.0.0.1") == path
+
+
+def test_a_server_that_others_can_reach_makes_no_key_by_itself(tmp_path):
+    with pytest.raises(NoKeys, match=r"0\.0\.0\.0"):
+        ensure_keys(None, tmp_path, "0.0.0.0")
+
+
+def test_a_missing_keys_file_says_how_to_make_it(tmp_path):
+    with pytest.raises(NoKeys, match="keys create"):
+        ensure_keys(tmp_path / "none.toml", tmp_path, "127.0.0.1")
+
+
+def test_another_server_of_the_same_user_takes_the_key_that_is_there(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    first = ensure_keys(None, tmp_path / "one", "127.0.0.1")
+    key = credentials_path().read_text().split('"')[1]
+    second = ensure_keys(None, tmp_path / "two", "127.0.0.1")
+    assert credentials_path().read_text().split('"')[1] == key
+    assert KeyStore(first).authenticate(key) == KeyStore(second).authenticate(key)
+
+
+def test_credentials_that_hold_no_key_are_made_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
+    credentials_path().parent.mkdir(parents=True)
+    credentials_path().write_text("key = 5\n")
+    path = ensure_keys(None, tmp_path / "data", "127.0.0.1")
+    key = credentials_path().read_text().split('"')[1]
+    assert KeyStore(path).authenticate(key).tenant.name == "default"
