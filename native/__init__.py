@@ -1,0 +1,1 @@
+"""Kafka and InfluxDB as local processes, without Docker: for tests, demo-real and benchmarks."""
