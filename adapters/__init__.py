@@ -1,0 +1,1 @@
+"""Border files: the only places that import the clients of Kafka and InfluxDB."""

@@ -1,0 +1,9 @@
+"""The store on InfluxDB 2: what implements `schemas.store`, and the server's administration."""
+
+from __future__ import annotations
+
+from adapters.influx_admin import Bucket, InfluxAdmin, default_shard_s
+from adapters.influx_reader import InfluxReader
+from adapters.influx_writer import InfluxWriter
+
+__all__ = ["Bucket", "InfluxAdmin", "InfluxReader", "InfluxWriter", "default_shard_s"]

@@ -1,0 +1,80 @@
+"""The connection to InfluxDB, and what its errors mean (influxdb-client 1.50, InfluxDB 2.7)."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from influxdb_client.client.influxdb_client import InfluxDBClient
+from influxdb_client.rest import ApiException
+from urllib3.exceptions import HTTPError, LocationValueError
+
+from schemas.store import (
+    LinesRefused,
+    StoreError,
+    StoreMisconfigured,
+    StoreUnavailable,
+    WriteTooLarge,
+)
+
+#: The server repeats every bad line in its message; this much of it is kept.
+_MAX_MESSAGE_CHARS = 1000
+
+#: "partial write: … dropped=3": the last one, because names in the message are the client's.
+_DROPPED = re.compile(r"dropped=([0-9]{1,9})")
+
+
+def connect(url: str, token: str, org: str, timeout_s: float) -> Any:
+    """A client that sends each request once, waits at most timeout_s, and compresses nothing.
+
+    Compression costs the sender ten times what the bytes cost on a local network, and
+    repeating a write is the worker's decision.
+    """
+    return InfluxDBClient(
+        url=url, token=token, org=org, timeout=round(timeout_s * 1000), enable_gzip=False
+    )
+
+
+@contextmanager
+def translated() -> Iterator[None]:
+    """Turn what the client and urllib3 raise within the block into a StoreError."""
+    try:
+        yield
+    except ApiException as exc:
+        headers: Mapping[str, str] = exc.headers or {}
+        message = exc.message if exc.status else exc.reason
+        raise store_error(exc.status or 0, message, headers.get("Retry-After")) from exc
+    except LocationValueError as exc:
+        raise StoreMisconfigured(f"the URL of InfluxDB can't be used: {exc}") from exc
+    except (HTTPError, UnicodeDecodeError) as exc:
+        # The client decodes a body before it looks at the status.
+        raise StoreUnavailable(f"InfluxDB did not answer: {exc}") from exc
+
+
+def store_error(status: int, message: bytes | str, retry_after: str | None) -> StoreError:
+    """The reaction to an answer other than 2xx, decided by its status alone.
+
+    Status 0 is the client's word for a failed TLS handshake.
+    """
+    text = message if isinstance(message, str) else message.decode(errors="replace")
+    said = f"InfluxDB answered {status}: {text[:_MAX_MESSAGE_CHARS]}"
+    if status == 400:
+        return LinesRefused(said, stored_others=False)
+    if status == 422:
+        dropped = _DROPPED.findall(text)
+        return LinesRefused(said, stored_others=True, dropped=int(dropped[-1]) if dropped else None)
+    if status == 413:
+        return WriteTooLarge(said)
+    if status in (0, 408, 429) or status >= 500:
+        return StoreUnavailable(said, retry_after_s=_seconds(retry_after))
+    # 401, 403, 404, and what only something else than InfluxDB answers (3xx, 405, …).
+    return StoreMisconfigured(said)
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Retry-After in seconds; None without one, or for the form that is a date."""
+    if retry_after is None or not (retry_after.isascii() and retry_after.isdecimal()):
+        return None
+    return float(retry_after)

@@ -1,0 +1,274 @@
+"""The store in memory, for tests of the workers and the read routes.
+
+It keeps the contract of `schemas.store` with InfluxDB 2's semantics: points merge field by
+field, a batch with a malformed line stores nothing, a point whose field has another type than
+before is dropped while the others stay.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from schemas import line_protocol
+from schemas.buckets import Buckets, cut
+from schemas.precision import Precision
+from schemas.retention import DEFAULT_CLASS, STEP_CLASS
+from schemas.store import (
+    Clock,
+    FieldValue,
+    LinesRefused,
+    RunSeries,
+    RunSummary,
+    SeriesQuery,
+    StoredPoint,
+    StoreError,
+    StoreMisconfigured,
+    StoreUnavailable,
+    WriteTooLarge,
+)
+
+_MAX_TIME_NS = 2**63 - 2
+_RESERVED = ("nonfinite", "run_config", "run_state", "checkpoint", "delivery")
+
+#: Measurement and tags in the order of their keys.
+Series = tuple[str, tuple[tuple[str, str], ...]]
+Fields = dict[str, FieldValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Write:
+    """One call of `MemoryStore.write`, whatever came of it."""
+
+    namespace: str
+    retention_class: str
+    lines: bytes
+    precision: Precision
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What the next write does instead: run `before`, store or not, raise `error` or not.
+
+    error with stored=True is the answer that got lost: the lines are stored all the same.
+    """
+
+    error: StoreError | None = None
+    stored: bool = False
+    before: Callable[[], None] | None = None
+
+
+class MemoryStore:
+    """Implements LineWriter and StoreReader. Safe to call from several threads.
+
+    Knobs, all of which may be changed at any time:
+
+    - `faults`: each write takes the first one out and does as it says.
+    - `away`: every write and ping raises StoreUnavailable.
+    - `missing`: buckets (namespace, class) that are not there: StoreMisconfigured.
+    - `max_bytes`: larger writes raise WriteTooLarge.
+    - `refuse`: lines for which it returns a reason are dropped (422), the others stored.
+
+    `writes` lists every call in order.
+    """
+
+    def __init__(self) -> None:
+        self.faults: deque[Fault] = deque()
+        self.away = False
+        self.missing: set[tuple[str, str]] = set()
+        self.max_bytes: int | None = None
+        self.refuse: Callable[[bytes], str | None] = lambda _line: None
+        self.writes: list[Write] = []
+        self.closed = False
+        self._lock = threading.RLock()
+        self._points: dict[tuple[str, str], dict[Series, dict[int, Fields]]] = {}
+        self._types: dict[tuple[str, str, str, str], type] = {}
+
+    # -- LineWriter -----------------------------------------------------------------------
+
+    def write(
+        self, namespace: str, retention_class: str, lines: bytes, precision: Precision
+    ) -> None:
+        with self._lock:
+            self.writes.append(Write(namespace, retention_class, lines, precision))
+            fault = self.faults.popleft() if self.faults else Fault()
+        if fault.before is not None:
+            fault.before()
+        with self._lock:
+            if self.away:
+                raise StoreUnavailable("the memory store is away")
+            if fault.error is None or fault.stored:
+                self._write(namespace, retention_class, lines, precision)
+            if fault.error is not None:
+                raise fault.error
+
+    def ping(self) -> None:
+        if self.away:
+            raise StoreUnavailable("the memory store is away")
+
+    def close(self) -> None:
+        self.closed = True
+
+    def _write(
+        self, namespace: str, retention_class: str, lines: bytes, precision: Precision
+    ) -> None:
+        if (namespace, retention_class) in self.missing:
+            raise StoreMisconfigured(f'bucket "{namespace}/{retention_class}" not found')
+        if self.max_bytes is not None and len(lines) > self.max_bytes:
+            raise WriteTooLarge(f"{len(lines)} bytes are too many")
+        parsed = [_parse(line, precision) for _number, line in line_protocol.split(lines)]
+        reasons = [self._store(namespace, retention_class, point) for point in parsed]
+        dropped = [reason for reason in reasons if reason is not None]
+        if dropped:
+            raise LinesRefused(
+                f"partial write: {dropped[0]} dropped={len(dropped)}",
+                stored_others=True,
+                dropped=len(dropped),
+            )
+
+    def _store(self, namespace: str, retention_class: str, point: _Point) -> str | None:
+        """Merge one point in, or say why it is dropped."""
+        reason = self.refuse(point.line)
+        if reason is not None:
+            return reason
+        for name, value in point.fields.items():
+            key = (namespace, retention_class, point.series[0], name)
+            known = self._types.setdefault(key, type(value))
+            if known is not type(value):
+                return (
+                    f'field type conflict: input field "{name}" on measurement '
+                    f'"{point.series[0]}" is type {type(value).__name__}, '
+                    f"already exists as type {known.__name__}"
+                )
+        bucket = self._points.setdefault((namespace, retention_class), {})
+        bucket.setdefault(point.series, {}).setdefault(point.time_ns, {}).update(point.fields)
+        return None
+
+    # -- StoreReader ----------------------------------------------------------------------
+
+    def experiments(self, namespace: str) -> list[str]:
+        self.ping()
+        with self._lock:
+            bucket = self._points.get((namespace, DEFAULT_CLASS), {})
+            names = {measurement for measurement, _tags in bucket}
+        return sorted(n for n in names if n not in _RESERVED and not n.startswith("_"))
+
+    def runs(self, namespace: str, experiment: str) -> list[RunSummary]:
+        steps: dict[str, list[int]] = {}
+        times: dict[str, list[int]] = {}
+        for point in self.points(namespace, DEFAULT_CLASS, experiment):
+            run = point.tags.get("run")
+            if run is None:
+                continue
+            times.setdefault(run, []).append(point.time_ns)
+            step = point.fields.get("step")
+            if isinstance(step, int):
+                steps.setdefault(run, []).append(step)
+        return [
+            RunSummary(
+                run,
+                first_step=min(steps[run]) if run in steps else None,
+                last_step=max(steps[run]) if run in steps else None,
+                last_time_ns=max(times[run]),
+            )
+            for run in sorted(times)
+        ]
+
+    def series(self, query: SeriesQuery) -> list[RunSeries]:
+        steps = query.clock is Clock.STEP
+        unit_ns = Precision.MS.ns if steps else 1
+        found: dict[str, list[tuple[int, float]]] = {}
+        retention_class = STEP_CLASS if steps else DEFAULT_CLASS
+        for point in self.points(query.namespace, retention_class, query.experiment):
+            run, value = point.tags.get("run"), point.fields.get(query.metric)
+            t = point.time_ns // unit_ns
+            if (
+                run is not None
+                and (not query.runs or run in query.runs)
+                and isinstance(value, float)
+                and (query.start is None or t >= query.start)
+                and (query.end is None or t < query.end)
+            ):
+                found.setdefault(run, []).append((t, value))
+        if not found:
+            return []
+        times = [t for values in found.values() for t, _value in values]
+        buckets = cut(query, min(times), max(times))
+        if buckets is None:
+            return []
+        return [_downsample(run, found[run], buckets) for run in sorted(found)]
+
+    def points(
+        self, namespace: str, retention_class: str, experiment: str
+    ) -> Iterator[StoredPoint]:
+        self.ping()
+        content = self.content(namespace, retention_class)
+        for ((measurement, tags), time_ns), fields in sorted(content.items(), key=_by_series):
+            if measurement == experiment:
+                yield StoredPoint(measurement, dict(tags), time_ns, fields)
+
+    # -- for assertions -------------------------------------------------------------------
+
+    def content(self, namespace: str, retention_class: str) -> dict[tuple[Series, int], Fields]:
+        """Every point of a bucket, to compare two stores."""
+        with self._lock:
+            bucket = self._points.get((namespace, retention_class), {})
+            return {
+                (series, time_ns): dict(fields)
+                for series, by_time in bucket.items()
+                for time_ns, fields in by_time.items()
+            }
+
+
+@dataclass(frozen=True, slots=True)
+class _Point:
+    line: bytes
+    series: Series
+    time_ns: int
+    fields: Fields
+
+
+def _parse(line: bytes, precision: Precision) -> _Point:
+    """Raises LinesRefused (400: nothing of the batch is stored)."""
+    try:
+        parsed = line_protocol.parse(line)
+    except line_protocol.Refused as exc:
+        raise LinesRefused(
+            f"unable to parse: {exc.reason} at column {exc.column}", stored_others=False
+        ) from exc
+    if parsed.time is None:
+        raise LinesRefused("a line without a time", stored_others=False)
+    time_ns = parsed.time * precision.ns
+    if abs(time_ns) > _MAX_TIME_NS:
+        raise LinesRefused("time outside range", stored_others=False)
+    return _Point(
+        line,
+        (
+            parsed.measurement.decode(),
+            tuple(sorted((k.decode(), v.decode()) for k, v in parsed.tags)),
+        ),
+        time_ns,
+        {name.decode(): line_protocol.field_value(token) for name, token in parsed.fields},
+    )
+
+
+def _by_series(item: tuple[tuple[Series, int], Fields]) -> tuple[Series, int]:
+    return item[0]
+
+
+def _downsample(run: str, values: list[tuple[int, float]], cuts: Buckets) -> RunSeries:
+    buckets: dict[int, list[float]] = {}
+    for t, value in values:
+        start = cuts.start + (t - cuts.start) // cuts.width * cuts.width
+        buckets.setdefault(start, []).append(value)
+    rows = sorted(buckets.items())
+    return RunSeries(
+        run,
+        t=tuple(t for t, _ in rows),
+        mean=tuple(sum(v) / len(v) for _, v in rows),
+        min=tuple(min(v) for _, v in rows),
+        max=tuple(max(v) for _, v in rows),
+        count=tuple(len(v) for _, v in rows),
+    )
