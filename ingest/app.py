@@ -1,0 +1,183 @@
+"""The gateway as an ASGI application: routes, lifespan, errors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from ingest import errors
+from ingest.auth import KeyStore
+from ingest.body import Bounds, ReadBudget
+from ingest.circuit_breaker import CircuitBreaker
+from ingest.endpoint import Endpoint
+from ingest.endpoint import Response as Reply
+from ingest.errors import Dialect, GatewayError
+from ingest.group_commit import GroupCommit
+from ingest.intake import Intake
+from ingest.metrics_route import MetricsRoute
+from ingest.probes import Lifecycle, probe_routes
+from ingest.rate_limit import Limit, RateLimiter
+from ingest.read import read_routes
+from ingest.receipts import receipt_routes
+from ingest.settings import HttpSettings
+from ingest.settlement import Settlement
+from ingest.supervisor import evict_buckets, supervise_log
+from ingest.write import WriteRoute
+from schemas.log import Progress, Publisher
+from schemas.retention import Kind, RetentionClass
+from schemas.store import StoreReader
+
+_log = logging.getLogger("stepclock.gateway")
+
+
+@dataclass(frozen=True, slots=True)
+class Dependencies:
+    """What a gateway stands on. The caller closes them."""
+
+    publisher: Publisher
+    progress: Progress
+    reader: StoreReader
+    keys: KeyStore
+    retention: Mapping[str, RetentionClass]
+    ping_store: Callable[[], None] | None = None
+    #: Seconds between looks at the workers' progress while clients wait for receipts.
+    look_every_s: float = 1.0
+
+
+class Gateway(FastAPI):
+    """FastAPI, but POSTs to the write routes go straight to their plain ASGI endpoints.
+
+    FastAPI's and Starlette's own machinery was measured at up to half of a small request.
+    """
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self.hot: dict[str, Endpoint] = {}
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer one request, or run the lifespan (ASGI 3)."""
+        if scope["type"] == "http" and scope["method"] == "POST":
+            endpoint = self.hot.get(scope["path"])
+            if endpoint is not None:
+                await endpoint(scope, receive, send)
+                return
+        await super().__call__(scope, receive, send)
+
+
+def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
+    """Build the application. Nothing runs before its lifespan starts."""
+    breaker = CircuitBreaker()
+    commits = GroupCommit(on.publisher, breaker, max_pending_bytes=settings.max_pending_bytes)
+    default_limit = Limit(settings.rate_points_per_s, settings.burst_points)
+    limiter = RateLimiter(default_limit)
+    intake = Intake(
+        on.publisher,
+        commits,
+        limiter,
+        on.retention,
+        default_limit=default_limit,
+        replicas=settings.replicas,
+    )
+    settlement = Settlement(on.progress, interval_s=on.look_every_s)
+    lifecycle = Lifecycle()
+
+    def end_process_if_failed(task: asyncio.Task[None]) -> None:
+        # Without its supervisor a gateway would refuse for ever: let the next process begin.
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.critical("a task of the gateway failed, the process ends", exc_info=error)
+            lifecycle.failed = True
+            signal.raise_signal(signal.SIGTERM)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        first_probe = asyncio.Event()
+        tasks = [
+            asyncio.create_task(supervise_log(on.publisher, breaker, first_probe)),
+            asyncio.create_task(evict_buckets(limiter)),
+        ]
+        for task in tasks:
+            task.add_done_callback(end_process_if_failed)
+        ready = asyncio.create_task(first_probe.wait())
+        await asyncio.wait([ready, tasks[0]], return_when=asyncio.FIRST_COMPLETED)
+        if tasks[0].done():
+            ready.cancel()
+            tasks[0].result()  # raises: the server does not start
+        # With the log there, the first request is already taken.
+        lifecycle.ready = True
+        yield
+        lifecycle.ready = False
+        await commits.drain(settings.drain_s)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await settlement.close()
+
+    app = Gateway(
+        title="Stepclock",
+        version=version("stepclock-server"),
+        summary="Metrics of training jobs. A 2xx means durable.",
+        lifespan=lifespan,
+        exception_handlers={
+            GatewayError: _problem,
+            RequestValidationError: _bad_query,
+            HTTPException: _no_such_route,
+        },
+    )
+    app.state.lifecycle = lifecycle
+    app.state.settlement = settlement
+    bounds = Bounds(
+        settings.max_body_bytes,
+        settings.max_decompressed_bytes,
+        ReadBudget(settings.max_reading_bytes),
+    )
+    routes: list[tuple[str, Dialect, Callable[..., Awaitable[Reply]]]] = [
+        ("/api/v2/write", Dialect.V2, WriteRoute(Dialect.V2, on.keys, intake, bounds).answer),
+        ("/write", Dialect.V1, WriteRoute(Dialect.V1, on.keys, intake, bounds).answer),
+        ("/api/v1/metrics", Dialect.PROBLEM, MetricsRoute(on.keys, intake, bounds).answer),
+    ]
+    for path, dialect, answer in routes:
+        endpoint = Endpoint(path, dialect, answer)
+        app.hot[path] = endpoint
+        app.router.routes.append(Route(path, endpoint, methods=["POST"]))  # says 405 to others
+    app.include_router(read_routes(on.keys, on.reader))
+    ingest_classes = [c.name for c in on.retention.values() if c.kind is Kind.INGEST]
+    app.include_router(receipt_routes(on.keys, settlement, ingest_classes))
+    app.include_router(probe_routes(lifecycle, breaker, on.ping_store))
+    return app
+
+
+async def _bad_query(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, RequestValidationError)
+    wrong = "; ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in exc.errors())
+    return await _problem(request, errors.BadRequest(wrong))
+
+
+async def _no_such_route(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, HTTPException)
+    path = request.url.path
+    if exc.status_code == 405:
+        error: GatewayError = errors.WrongMethod(f"{request.method} is not answered at {path}")
+        error.headers.update(exc.headers or {})
+    else:
+        error = errors.NotFound(f"there is nothing at {path}; see /docs")
+    return await _problem(request, error)
+
+
+async def _problem(request: Request, exc: Exception) -> Response:
+    assert isinstance(exc, GatewayError)
+    status, headers, body = errors.response(exc, Dialect.PROBLEM, request.url.path)
+    answer = Response(body, status)
+    answer.raw_headers = headers
+    return answer

@@ -1,0 +1,131 @@
+"""Who is calling: keys from keys.toml, reloaded when the file changes."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import binascii
+import hmac
+import logging
+import signal
+import time
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import unquote_plus
+
+from ingest.errors import Unauthorized
+from schemas.keys import InvalidKeys, KeyRecord, digest, id_of, parse
+
+_log = logging.getLogger("stepclock.auth")
+
+_HINT = "send a key made by 'stepclock-server keys create' as 'Authorization: Bearer <key>'"
+
+
+class KeyStore:
+    """The keys of one file. A file that can't be read keeps the old keys, and says why.
+
+    Raises InvalidKeys or OSError if the file can't be read at the start.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        check_every_s: float = 1.0,
+        now: Callable[[], float] = time.monotonic,
+        utc_now: Callable[[], datetime] = lambda: datetime.now(UTC),
+    ) -> None:
+        self._path = path
+        self._check_every_s = check_every_s
+        self._now = now
+        self._utc_now = utc_now
+        self._checked_at = now()
+        self._stamp = self._file_stamp()
+        try:
+            self._keys: Mapping[str, KeyRecord] = parse(path.read_text("utf-8"))
+        except InvalidKeys as exc:
+            raise InvalidKeys(f"{path}: {exc}") from exc
+
+    def authenticate(self, key: str | None) -> KeyRecord:
+        """The record of a valid key. Raises Unauthorized, which never repeats the key."""
+        if not key:
+            raise Unauthorized(f"no key was sent; {_HINT}")
+        self._reload_if_changed()
+        record = self._keys.get(id_of(key) or "")
+        # The digest is compared for unknown ids too, so that time tells nothing of ids.
+        expected = record.sha256 if record else "0" * 64
+        if not hmac.compare_digest(digest(key), expected) or record is None:
+            raise Unauthorized(f"the key is not known; {_HINT}")
+        if record.revoked:
+            raise Unauthorized(f"key {record.id} was revoked; ask for a new one")
+        if record.expires is not None and record.expires <= self._utc_now():
+            raise Unauthorized(f"key {record.id} expired at {record.expires.isoformat()}")
+        return record
+
+    def reload_on_hangup(self) -> None:
+        """Read the file on SIGHUP. Call it in the event loop that authenticates."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self.reload)
+
+    def reload(self) -> None:
+        """Read the file now; one that can't be read keeps the old keys, and the log says why."""
+        self._read(even_if_unchanged=True)
+
+    def _reload_if_changed(self) -> None:
+        if self._now() - self._checked_at >= self._check_every_s:
+            self._read(even_if_unchanged=False)
+
+    def _read(self, *, even_if_unchanged: bool) -> None:
+        self._checked_at = self._now()
+        try:
+            stamp = self._file_stamp()
+            if stamp == self._stamp and not even_if_unchanged:
+                return
+            self._stamp = stamp
+            self._keys = parse(self._path.read_text("utf-8"))
+        except (OSError, UnicodeDecodeError, InvalidKeys) as exc:
+            _log.error("%s can't be read, the old keys stay valid: %s", self._path, exc)
+        else:
+            _log.info("%s reloaded: %d keys", self._path, len(self._keys))
+
+    def _file_stamp(self) -> tuple[int, int, int]:
+        stat = self._path.stat()
+        return stat.st_mtime_ns, stat.st_size, stat.st_ino
+
+
+def key_in_headers(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """The key of an Authorization header: Bearer, Token, or the password of Basic.
+
+    InfluxDB 1 clients send ``Token user:password`` as well. None if there is no such header.
+    Raises Unauthorized for a header that has another form.
+    """
+    for name, value in headers:
+        if name == b"authorization":
+            return _key_in(value.decode("latin-1"))
+    return None
+
+
+def key_in_query(query: bytes) -> str | None:
+    """The key in an InfluxDB 1 query string, as its password ``p``; None if there is none."""
+    for pair in query.split(b"&"):
+        if pair.startswith(b"p="):
+            return unquote_plus(pair[2:].decode("latin-1"))
+    return None
+
+
+def _key_in(value: str) -> str:
+    scheme, _, credentials = value.partition(" ")
+    credentials = credentials.strip()
+    match scheme.lower():
+        case "bearer":
+            return credentials
+        case "token":
+            return credentials.rpartition(":")[2]
+        case "basic":
+            try:
+                decoded = base64.b64decode(credentials, validate=True).decode()
+            except (binascii.Error, UnicodeDecodeError) as exc:
+                raise Unauthorized(f"the Basic credentials can't be decoded; {_HINT}") from exc
+            return decoded.partition(":")[2]
+        case _:
+            raise Unauthorized(f"Authorization must be Bearer, Token or Basic; {_HINT}")

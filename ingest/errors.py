@@ -1,0 +1,248 @@
+"""What a gateway answers when it does not take a request: one class for each reaction.
+
+The class carries the decision (status, code, Retry-After, log level). `response` is the one
+place where an error becomes HTTP; handlers raise and build no status by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Mapping
+from enum import Enum
+from typing import Any, ClassVar
+
+from schemas.admission import Refusal
+
+_log = logging.getLogger("stepclock.gateway")
+
+
+class Dialect(Enum):
+    """Shape of an error's body."""
+
+    V2 = "v2"  # InfluxDB 2: {code, message}
+    V1 = "v1"  # InfluxDB 1: the same and {error}
+    PROBLEM = "problem"  # RFC 9457, application/problem+json
+
+
+class GatewayError(Exception):
+    """Root. `message` is for the client: what is wrong and what to change."""
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal error"
+    log_level: ClassVar[int] = logging.ERROR
+
+    def __init__(self, message: str, *, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.headers = dict(headers or {})
+
+    def body(self) -> dict[str, object]:
+        """Members of the answer beside code and message."""
+        return {}
+
+
+class BadRequest(GatewayError):
+    """The request can't be read; sending it again does not help."""
+
+    status = 400
+    code = "invalid"
+    log_level = logging.DEBUG
+
+
+class LinesRefused(BadRequest):
+    """Some lines were refused; the others, if any, are durable already."""
+
+    def __init__(
+        self, accepted: int, refusals: tuple[Refusal, ...], total: int, receipt: str | None
+    ) -> None:
+        first = refusals[0]
+        if accepted:
+            outcome = (
+                "the other one is stored" if accepted == 1 else f"the other {accepted} are stored"
+            )
+        else:
+            outcome = "nothing was stored"
+        super().__init__(
+            f"{total} of {accepted + total} lines refused, {outcome}; "
+            f"line {first.line}, column {first.column}: {first.reason}",
+            headers={} if receipt is None else {"Stepclock-Receipt": receipt},
+        )
+        self._rejected = [
+            {"line": r.line, "column": r.column, "reason": r.reason} for r in refusals
+        ]
+        self._total = total
+
+    def body(self) -> dict[str, object]:
+        """Every refused line up to the limit, and how many there were."""
+        return {"rejected": self._rejected, "rejected_total": self._total}
+
+
+class RowsRefused(BadRequest):
+    """Every row of a JSON request was refused: nothing is stored, and no 2xx may say otherwise."""
+
+    def __init__(self, rejected: list[dict[str, Any]], total: int) -> None:
+        first = rejected[0]
+        super().__init__(
+            f"nothing was stored; row {first['index']}, {first['field']}: {first['reason']}"
+        )
+        self._answer = {"accepted": 0, "rejected": rejected, "rejected_total": total}
+
+    def body(self) -> dict[str, object]:
+        """Every refused row or value up to the limit, and how many there were."""
+        return dict(self._answer)
+
+
+class Unauthorized(GatewayError):
+    """No key, or none that is valid."""
+
+    status = 401
+    code = "unauthorized"
+    log_level = logging.DEBUG
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"WWW-Authenticate": 'Bearer realm="stepclock"'})
+
+
+class Forbidden(GatewayError):
+    """The key is valid and may not do this."""
+
+    status = 403
+    code = "forbidden"
+    log_level = logging.DEBUG
+
+
+class NotFound(GatewayError):
+    """No such retention class."""
+
+    status = 404
+    code = "not found"
+    log_level = logging.DEBUG
+
+
+class WrongMethod(GatewayError):
+    """The route exists, and answers other methods."""
+
+    status = 405
+    code = "method not allowed"
+    log_level = logging.DEBUG
+
+
+class BodyTooLarge(GatewayError):
+    """The body exceeds a limit, as sent or decompressed: send it in smaller parts."""
+
+    status = 413
+    code = "request too large"
+    log_level = logging.DEBUG
+
+
+class BodyStalled(GatewayError):
+    """The body stopped coming; nothing was taken."""
+
+    status = 408
+    code = "request timeout"
+    log_level = logging.DEBUG
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message, headers={"Connection": "close"})
+
+
+class UnsupportedEncoding(GatewayError):
+    """A Content-Encoding that we do not read."""
+
+    status = 415
+    code = "unsupported media type"
+    log_level = logging.DEBUG
+
+
+class RetryLater(GatewayError):
+    """Root of the two that carry Retry-After in whole seconds (RFC 9110, 10.2.3)."""
+
+    def __init__(
+        self, message: str, retry_after_s: float, *, headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(message, headers=headers)
+        # Rounded up: whoever comes back then is let in. influxdb-client reads int only.
+        self.retry_after_s = max(1, math.ceil(retry_after_s))
+        self.headers["Retry-After"] = str(self.retry_after_s)
+
+
+class RateLimited(RetryLater):
+    """The tenant sent more points than its limit; nothing of the request was taken."""
+
+    status = 429
+    code = "too many requests"
+    log_level = logging.DEBUG
+
+
+class Unavailable(RetryLater):
+    """The log is away or our buffers are full. Points may still land; repeating is harmless."""
+
+    status = 503
+    code = "unavailable"
+    log_level = logging.DEBUG  # an outage is said once by the supervisor, and counted
+
+
+class HeadersStalled(GatewayError):
+    """The headers did not come in time; the connection ends."""
+
+    status = 408
+    code = "request timeout"
+    log_level = logging.DEBUG
+
+
+class TargetTooLong(GatewayError):
+    """The request line is longer than is read; the connection ends."""
+
+    status = 414
+    code = "uri too long"
+    log_level = logging.DEBUG
+
+
+class HeadersTooLarge(GatewayError):
+    """The headers are more, or larger, than are read; the connection ends."""
+
+    status = 431
+    code = "request header fields too large"
+    log_level = logging.DEBUG
+
+
+class TooManyConnections(RetryLater):
+    """There are as many connections as there may be. The server says once that it is full."""
+
+    status = 503
+    code = "unavailable"
+    log_level = logging.DEBUG
+
+
+class Internal(GatewayError):
+    """A fault of ours; what was acknowledged is safe."""
+
+
+def response(
+    error: GatewayError, dialect: Dialect, instance: str
+) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
+    """Status, headers and body that say the error in a dialect, logged once."""
+    _log.log(error.log_level, "%s: %d %s", instance, error.status, error.message)
+    if dialect is Dialect.PROBLEM:
+        content_type = b"application/problem+json"
+        document: dict[str, object] = {
+            "type": "about:blank",
+            "title": error.code,
+            "status": error.status,
+            "detail": error.message,
+            "instance": instance,
+        }
+    else:
+        content_type = b"application/json"
+        document = {"code": error.code, "message": error.message}
+        if dialect is Dialect.V1:
+            document["error"] = error.message
+    body = json.dumps(document | error.body()).encode()
+    headers = [
+        (b"content-type", content_type),
+        (b"content-length", b"%d" % len(body)),
+        *((name.lower().encode(), value.encode()) for name, value in error.headers.items()),
+    ]
+    return error.status, headers, body

@@ -1,0 +1,250 @@
+"""From admitted lines to acknowledged blocks: charge, route, gather, wait.
+
+Both write routes and the JSON route come through here, so that the order of checks, the
+refund and the receipt are the same for all.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from ingest.errors import BadRequest, Forbidden, Internal, NotFound, RateLimited, Unavailable
+from ingest.group_commit import GroupCommit, Lane
+from ingest.origin import Origin
+from ingest.rate_limit import Limit, RateLimiter, Refusal
+from schemas.admission import Part, Rules
+from schemas.block import MAX_BLOCK_BYTES
+from schemas.keys import KeyRecord, Role, Tenant
+from schemas.line_protocol import split
+from schemas.log import Publisher
+from schemas.receipt import BlockPosition, encode
+from schemas.retention import DEFAULT_CLASS, Kind, RetentionClass
+from schemas.topics import topic_of
+from telemetry import metrics
+
+_HOUR_NS = 3600 * 10**9
+
+#: Bodies up to this size are judged on the event loop; the worst of them takes some 0.1 s.
+_INLINE_BYTES = 32 * 1024
+
+#: Decompressed bodies that may wait for their judge, all together; a single one may be larger.
+_MAX_JUDGED_BYTES = 64 * 1024 * 1024
+
+T = TypeVar("T")
+
+
+class Stamper:
+    """Times for lines that have none: strictly increasing ns within this process."""
+
+    def __init__(self, now_ns: Callable[[], int] = time.time_ns) -> None:
+        self._now_ns = now_ns
+        self._last = 0
+        self._lock = threading.Lock()
+
+    def __call__(self) -> int:
+        """The next time: the clock's, or one ns more than the last. Safe from any thread."""
+        with self._lock:
+            self._last = max(self._last + 1, self._now_ns())
+            return self._last
+
+
+class Intake:
+    """Takes lines for a tenant and returns once the log holds them."""
+
+    def __init__(
+        self,
+        publisher: Publisher,
+        commits: GroupCommit,
+        limiter: RateLimiter,
+        retention: Mapping[str, RetentionClass],
+        *,
+        default_limit: Limit,
+        replicas: int = 1,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._publisher = publisher
+        self._commits = commits
+        self._limiter = limiter
+        self._retention = retention
+        self._default_limit = default_limit
+        self._replicas = replicas
+        self._now_ns = now_ns
+        self.stamp = Stamper(now_ns)
+        self._judges = ThreadPoolExecutor(1, "judge")
+        self._judged_bytes = 0
+
+    def open(self, key: KeyRecord) -> None:
+        """Cheap refusals before the body is read: role, the log away, a tenant in debt."""
+        if key.role is not Role.WRITE:
+            raise Forbidden(f"key {key.id} may only read; ask for one with role write")
+        self._commits.check()
+        refusal = self._limiter.in_debt(key.tenant.name, self._limit(key.tenant))
+        if refusal:
+            raise _limited(key.tenant, 0, refusal)
+
+    async def judge(self, size: int, work: Callable[[], T]) -> T:
+        """What work returns. A large body is judged beside the event loop, one at a time."""
+        if size <= _INLINE_BYTES:
+            return work()
+        if self._judged_bytes and self._judged_bytes + size > _MAX_JUDGED_BYTES:
+            raise Unavailable(
+                "as many bodies wait to be read as may; nothing was stored, "
+                "send the same again later",
+                1.0,
+            )
+        self._judged_bytes += size
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._judges, work)
+        finally:
+            self._judged_bytes -= size
+
+    def charge(self, tenant: Tenant, points: int) -> None:
+        """Charge points to the tenant. Raises RateLimited; then nothing was charged."""
+        refusal = self._limiter.charge(tenant.name, self._limit(tenant), points)
+        if refusal:
+            raise _limited(tenant, points, refusal)
+
+    def refund(self, tenant: Tenant, points: int) -> None:
+        """Undo a charge whose points were not taken, for a reason that is ours."""
+        self._limiter.refund(tenant.name, points)
+        metrics.POINTS.labels(tenant.name, "unavailable").inc(points)
+
+    def route(self, tenant: Tenant, namespace: str | None, class_name: str) -> RetentionClass:
+        """The ingest class that a request names. Raises Forbidden, NotFound, BadRequest."""
+        if namespace is not None and namespace != tenant.namespace:
+            raise Forbidden(
+                f"the key belongs to namespace {tenant.namespace!r} and may not write to "
+                f"{namespace[:80]!r}; leave the namespace out or use your own"
+            )
+        retention_class = self._retention.get(class_name)
+        ingest = sorted(c.name for c in self._retention.values() if c.kind is Kind.INGEST)
+        if retention_class is None:
+            raise NotFound(
+                f"retention class {class_name[:80]!r} does not exist; there are {', '.join(ingest)}"
+            )
+        if retention_class.kind is not Kind.INGEST:
+            raise BadRequest(
+                f"class {class_name!r} is filled by Stepclock itself; write to "
+                f"{' or '.join(ingest)}"
+            )
+        return retention_class
+
+    def route_class(self, class_name: str) -> RetentionClass:
+        """An ingest class that must exist (raw, events)."""
+        return self._retention[class_name]
+
+    def rules(self, retention_class: RetentionClass) -> Rules:
+        """What the class admits at this moment."""
+        now_ns = self._now_ns()
+        keep_s = retention_class.keep_s
+        return Rules(
+            oldest_ns=None if keep_s is None else now_ns - keep_s * 10**9,
+            newest_ns=now_ns + _HOUR_NS,
+            keep="forever" if keep_s is None else f"{keep_s // 86_400}d",
+            reserved=retention_class.name == DEFAULT_CLASS,
+        )
+
+    async def publish(
+        self,
+        tenant: Tenant,
+        parts: Iterable[tuple[str, Part]],
+        origin: Origin,
+    ) -> str:
+        """Append the parts, each to its class, and return the receipt once all are durable.
+
+        Raises Unavailable if any block was not acknowledged; others may have been.
+        """
+        todo = [
+            (class_name, piece, points, part)
+            for class_name, part in parts
+            for piece, points in _pieces(part)
+        ]
+        self._commits.check(sum(len(piece) for _, piece, _, _ in todo))
+        order_key = origin.stream.name.encode() if origin.stream else _series_of(todo[0][1])
+        waiters: list[asyncio.Future[int]] = []
+        where: list[tuple[str, int]] = []
+        for number, (class_name, piece, points, part) in enumerate(todo):
+            topic = topic_of(class_name)
+            partition = zlib.crc32(order_key) % self._publisher.partition_count(topic)
+            lane = Lane(
+                topic, partition, tenant.name, tenant.namespace, part.precision, part.multiline
+            )
+            waiters.append(self._commits.add(lane, piece, points, origin, number))
+            where.append((class_name, partition))
+        if len(waiters) == 1:
+            offsets = [await waiters[0]]
+        else:
+            outcomes = await asyncio.gather(*waiters, return_exceptions=True)
+            offsets = []
+            for outcome in outcomes:
+                if isinstance(outcome, BaseException):
+                    raise outcome
+                offsets.append(outcome)
+        return encode(
+            BlockPosition(class_name, partition, offset)
+            for (class_name, partition), offset in zip(where, offsets, strict=True)
+        )
+
+    def _limit(self, tenant: Tenant) -> Limit:
+        rate = tenant.rate or self._default_limit.rate
+        burst = tenant.burst or (
+            max(rate, 1) * 2 if tenant.rate is not None else self._default_limit.burst
+        )
+        return Limit(max(1, rate // self._replicas), max(1, burst // self._replicas))
+
+
+def _pieces(part: Part) -> Iterator[tuple[bytes, int]]:
+    """The part in pieces that fit a block, cut between lines."""
+    if len(part.lines) < MAX_BLOCK_BYTES:
+        yield part.lines, part.points
+        return
+    if part.multiline:
+        yield from _multiline_pieces(part.lines)
+        return
+    lines, start = part.lines, 0
+    while len(lines) - start >= MAX_BLOCK_BYTES:
+        cut = lines.rfind(b"\n", start, start + MAX_BLOCK_BYTES)
+        if cut < 0:
+            raise Internal("BUG: a line longer than a block was admitted")
+        yield lines[start:cut], lines.count(b"\n", start, cut) + 1
+        start = cut + 1
+    yield lines[start:], lines.count(b"\n", start) + 1
+
+
+def _multiline_pieces(lines: bytes) -> Iterator[tuple[bytes, int]]:
+    piece: list[bytes] = []
+    size = 0
+    for _, line in split(lines):
+        if piece and size + len(line) >= MAX_BLOCK_BYTES:
+            yield b"\n".join(piece), len(piece)
+            piece, size = [], 0
+        piece.append(line)
+        size += len(line) + 1
+    yield b"\n".join(piece), len(piece)
+
+
+def _series_of(lines: bytes) -> bytes:
+    """Series of the first line, roughly: up to its first space. Any stable key will do."""
+    return lines[: lines.find(b" ")]
+
+
+def _limited(tenant: Tenant, points: int, refusal: Refusal) -> RateLimited:
+    if points:
+        metrics.POINTS.labels(tenant.name, "limited").inc(points)
+    limit = refusal.limit
+    error = RateLimited(
+        f"tenant {tenant.name!r} is over its limit of {limit.rate} points/s "
+        f"(burst {limit.burst}); nothing of this request was stored, send it again later",
+        refusal.retry_after_s,
+    )
+    # draft-ietf-httpapi-ratelimit-headers: quota and window of the policy, what is left now.
+    window_s = max(1, limit.burst // limit.rate)
+    error.headers["RateLimit-Policy"] = f'"points";q={limit.burst};w={window_s}'
+    error.headers["RateLimit"] = f'"points";r={refusal.remaining};t={error.retry_after_s}'
+    return error

@@ -1,0 +1,174 @@
+"""`POST /api/v1/metrics`: rows of JSON, NaN and infinities included."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import from_json
+from starlette.types import Receive, Scope
+
+from ingest.auth import KeyStore, key_in_headers
+from ingest.body import Bounds, read_body
+from ingest.endpoint import Response
+from ingest.errors import BadRequest, BodyTooLarge, GatewayError, RowsRefused, Unavailable
+from ingest.intake import Intake
+from ingest.origin import Origin
+from ingest.write import count_accepted
+from schemas.admission import MAX_LISTED, Part, admit
+from schemas.metrics import EncodedRow, MetricsRow, encode_row
+from schemas.precision import Precision
+from schemas.retention import DEFAULT_CLASS
+from telemetry import metrics
+
+_EVENTS = "events"
+
+#: Rows of one request: judging one takes tens of microseconds, and {} is a row in three bytes.
+_MAX_ROWS = 100_000
+
+
+class MetricsRoute:
+    """Judges rows one by one: a bad row or value is named, everything else is stored."""
+
+    def __init__(
+        self,
+        keys: KeyStore,
+        intake: Intake,
+        bounds: Bounds,
+        *,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._keys = keys
+        self._intake = intake
+        self._bounds = bounds
+        self._now_ns = now_ns
+
+    async def answer(self, scope: Scope, receive: Receive) -> Response:
+        """202 with what became of each row, or an error of `ingest.errors`."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        key = self._keys.authenticate(key_in_headers(scope["headers"]))
+        self._intake.open(key)
+        origin = Origin.from_headers(headers, self._now_ns())
+
+        body = await read_body(
+            receive,
+            headers.get(b"content-length"),
+            headers.get(b"content-encoding", b""),
+            self._bounds,
+        )
+        rows = _rows_of(body)
+
+        self._intake.charge(key.tenant, len(rows))
+        judged = _Judged(self._intake)
+        try:
+            await self._intake.judge(len(body), lambda: judged.take_all(rows))
+        except Unavailable:
+            self._intake.refund(key.tenant, len(rows))
+            raise
+        receipt = None
+        if judged.parts:
+            try:
+                receipt = await self._intake.publish(key.tenant, judged.parts, origin)
+            except GatewayError:
+                self._intake.refund(key.tenant, len(rows))
+                raise
+            count_accepted(key, judged.accepted, judged.stamped)
+        refused = len(rows) - judged.accepted
+        if refused:
+            metrics.POINTS.labels(key.tenant.name, "refused").inc(refused)
+        if not judged.accepted:
+            raise RowsRefused(judged.rejected, judged.rejected_total)
+        answer = {
+            "accepted": judged.accepted,
+            "stamped": judged.stamped,
+            "rejected": judged.rejected,
+            "rejected_total": judged.rejected_total,
+            "receipt": receipt,
+        }
+        response = [(b"content-type", b"application/json")]
+        if receipt is not None:
+            response.append((b"stepclock-receipt", receipt.encode()))
+        return 202, response, json.dumps(answer).encode()
+
+
+class _Judged:
+    """What became of the rows of one request, and the parts to publish."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._stamp = intake.stamp
+        classes = [intake.route_class(name) for name in (DEFAULT_CLASS, _EVENTS)]
+        self._rules = {c.name: intake.rules(c) for c in classes}
+        self._lines: dict[str, list[bytes]] = {DEFAULT_CLASS: [], _EVENTS: []}
+        self.accepted = 0
+        self.stamped = 0
+        self.rejected: list[dict[str, Any]] = []
+        self.rejected_total = 0
+
+    @property
+    def parts(self) -> list[tuple[str, Part]]:
+        return [
+            (name, Part(b"\n".join(lines), len(lines), Precision.NS, multiline=False))
+            for name, lines in self._lines.items()
+            if lines
+        ]
+
+    def take_all(self, rows: list[Any]) -> None:
+        for index, row in enumerate(rows):
+            self.take(index, row)
+
+    def take(self, index: int, data: object) -> None:
+        try:
+            row = MetricsRow.model_validate(data)
+        except ValidationError as exc:
+            for error in exc.errors(include_url=False, include_context=False):
+                field = ".".join(map(str, error["loc"])) or "row"
+                self._reject(index, field, error["msg"].removeprefix("Value error, "))
+            return
+        encoded = encode_row(row)
+        for field, reason in encoded.rejected:
+            self._reject(index, field, reason)
+        time_ns = row.time if row.time is not None else self._stamp()
+        if self._admit(index, encoded, b" %d" % time_ns):
+            self.accepted += 1
+            self.stamped += row.time is None
+
+    def _admit(self, index: int, encoded: EncodedRow, suffix: bytes) -> bool:
+        """Put the row's lines to the others, if the admission tier agrees with the encoder."""
+        lines = [(DEFAULT_CLASS, encoded.line), *((_EVENTS, e) for e in encoded.events)]
+        for name, line in lines:
+            admission = admit(line + suffix, Precision.NS, self._rules[name], self._stamp)
+            if admission.refused_total:
+                refusal = admission.refusals[0]
+                # Only the time is left to be refused: names and step were judged above.
+                self._reject(index, "time", refusal.reason.partition(";")[0])
+                return False
+        for name, line in lines:
+            self._lines[name].append(line + suffix)
+        return True
+
+    def _reject(self, index: int, field: str, reason: str) -> None:
+        self.rejected_total += 1
+        if len(self.rejected) < MAX_LISTED:
+            self.rejected.append({"index": index, "field": field, "reason": reason})
+
+
+def _rows_of(body: bytes) -> list[Any]:
+    # Before parsing: millions of containers would hold the event loop for seconds. A row takes
+    # about three; brackets inside strings count as well, so there is room for them.
+    if body.count(b"[") + body.count(b"{") > 8 * _MAX_ROWS:
+        raise BodyTooLarge(f"at most {_MAX_ROWS} rows are taken in one request")
+    try:
+        document = from_json(body, allow_inf_nan=True)
+    except ValueError as exc:
+        raise BadRequest(f"the body is not valid JSON: {exc}") from exc
+    rows = document.get("rows") if isinstance(document, dict) else None
+    if not isinstance(rows, list) or not rows:
+        raise BadRequest(
+            'expected {"rows": [{"experiment": …, "run": …, "step": …, "values": {…}}]}'
+        )
+    if len(rows) > _MAX_ROWS:
+        raise BodyTooLarge(f"{len(rows)} rows; at most {_MAX_ROWS} are taken in one request")
+    return rows

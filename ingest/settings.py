@@ -1,0 +1,126 @@
+"""Settings of the gateway."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field
+
+from adapters.settings import CommonSettings, InfluxSettings, KafkaSettings, default_data_dir
+
+_MIB = 1024 * 1024
+
+
+class HttpSettings(CommonSettings):
+    """Settings of the HTTP side, shared by `gateway` and `serve`."""
+
+    host: str = Field(
+        default="127.0.0.1",
+        description="Address to listen on. Other than loopback needs a keys file of your own.",
+    )
+    port: int = Field(
+        default=8787, ge=0, le=65535, description="Port to listen on; 0 takes a free one."
+    )
+    address_file: Path | None = Field(
+        default=None,
+        description="File that receives the base URL once the server is ready. "
+        "Set it with PORT=0, so that others find the port.",
+    )
+    keys_file: Path | None = Field(
+        default=None,
+        description="keys.toml with keys, tenants and limits; unset: keys.toml in the data folder, "
+        "made with one key on the first start.",
+    )
+    data_dir: Path = Field(
+        default_factory=default_data_dir,
+        description="Folder for the keys file and, with `serve`, the databases. "
+        "Set it to a disk with room.",
+    )
+    rate_points_per_s: int = Field(
+        default=2_000_000,
+        ge=1,
+        description="Points/s of a tenant without a rate in the keys file. Lower it where "
+        "strangers may write.",
+    )
+    burst_points: int = Field(
+        default=4_000_000,
+        ge=1,
+        description="Points a rested tenant may send at once, unless the keys file says.",
+    )
+    replicas: int = Field(
+        default=1,
+        ge=1,
+        description="Number of gateways behind the load balancer; each grants its share of a "
+        "limit. Set it when you scale gateways.",
+    )
+    max_body_bytes: int = Field(
+        default=10 * _MIB,
+        ge=1024,
+        description="Largest body as sent, in bytes. Raise it for bulk imports.",
+    )
+    max_decompressed_bytes: int = Field(
+        default=32 * _MIB,
+        ge=1024,
+        description="Largest body after decompression, in bytes. Bounds what a bomb can cost.",
+    )
+    max_reading_bytes: int = Field(
+        default=128 * _MIB,
+        ge=_MIB,
+        description="Bytes of all bodies that are being read; beyond it requests get 503. Bounds "
+        "what many slow uploads can hold.",
+    )
+    max_pending_bytes: int = Field(
+        default=64 * _MIB,
+        ge=_MIB,
+        description="Bytes that may wait for the log's acknowledgement; beyond it writes get 503. "
+        "Raise it with memory to spare and a slow log.",
+    )
+    max_connections: int = Field(
+        default=10_000,
+        ge=1,
+        description="Open connections; beyond it new ones get 503. Raise it with memory to spare "
+        "(some 10 KiB each) and with the process's limit of open files.",
+    )
+    max_request_line_bytes: int = Field(
+        default=8 * 1024,
+        ge=256,
+        description="Largest target of a request in bytes; beyond it 414. Seldom worth changing.",
+    )
+    max_headers: int = Field(
+        default=100,
+        ge=8,
+        description="Headers of one request; beyond it 431. Seldom worth changing.",
+    )
+    max_header_bytes: int = Field(
+        default=64 * 1024,
+        ge=1024,
+        description="Bytes of all headers of one request; beyond it 431. Seldom worth changing.",
+    )
+    header_timeout_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds in which a request's headers must be here; after it 408. Raise it "
+        "for very slow links.",
+    )
+    body_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds without a byte of a body, or with an answer that nobody reads, after "
+        "which the connection is closed. Raise it for very slow links.",
+    )
+    drain_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds that requests in flight get to end after SIGTERM.",
+    )
+
+
+class GatewaySettings(HttpSettings, KafkaSettings, InfluxSettings):
+    """Settings of `stepclock-server gateway`."""
+
+    ack_deadline_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds that Kafka has to acknowledge before a write gets 503 and the circuit "
+        "opens. Raise it for brokers with long elections.",
+    )

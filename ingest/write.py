@@ -1,0 +1,146 @@
+"""The write routes for InfluxDB clients.
+
+The way of a request stands in `WriteRoute.answer`: cheap refusals first, then the body, then
+the charge, then validation, then the log.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import parse_qs
+
+from starlette.types import Receive, Scope
+
+from ingest.auth import KeyStore, key_in_headers, key_in_query
+from ingest.body import Bounds, read_body
+from ingest.endpoint import Response
+from ingest.errors import BadRequest, Dialect, GatewayError, LinesRefused, Unavailable
+from ingest.intake import Intake
+from ingest.origin import Origin
+from schemas.admission import admit
+from schemas.keys import KeyRecord
+from schemas.precision import REQUEST_PRECISIONS, Precision
+from schemas.retention import DEFAULT_CLASS
+from telemetry import metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """What the query string says: namespace None means the key's own."""
+
+    namespace: str | None
+    class_name: str
+    precision: Precision
+
+
+class WriteRoute:
+    """`POST /api/v2/write` in dialect V2, `POST /write` in dialect V1."""
+
+    def __init__(
+        self,
+        dialect: Dialect,
+        keys: KeyStore,
+        intake: Intake,
+        bounds: Bounds,
+        *,
+        now_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
+        self._dialect = dialect
+        self._keys = keys
+        self._intake = intake
+        self._bounds = bounds
+        self._now_ns = now_ns
+
+    async def answer(self, scope: Scope, receive: Receive) -> Response:
+        """204, or an error of `ingest.errors`. The order of the checks stands here."""
+        headers: dict[bytes, bytes] = dict(scope["headers"])
+        key = self._authenticate(scope)
+        self._intake.open(key)
+        target = self._target(scope["query_string"])
+        retention_class = self._intake.route(key.tenant, target.namespace, target.class_name)
+        origin = Origin.from_headers(headers, self._now_ns())
+
+        body = await read_body(
+            receive,
+            headers.get(b"content-length"),
+            headers.get(b"content-encoding", b""),
+            self._bounds,
+        )
+
+        charged = body.count(b"\n") + (not body.endswith(b"\n"))
+        self._intake.charge(key.tenant, charged)
+        rules = self._intake.rules(retention_class)
+        try:
+            admission = await self._intake.judge(
+                len(body), lambda: admit(body, target.precision, rules, self._intake.stamp)
+            )
+        except Unavailable:
+            self._intake.refund(key.tenant, charged)
+            raise
+        receipt = None
+        if admission.parts:
+            try:
+                receipt = await self._intake.publish(
+                    key.tenant,
+                    [(retention_class.name, part) for part in admission.parts],
+                    origin,
+                )
+            except GatewayError:
+                self._intake.refund(key.tenant, charged)
+                raise
+            count_accepted(key, admission.points, admission.stamped)
+        if admission.refused_total:
+            metrics.POINTS.labels(key.tenant.name, "refused").inc(admission.refused_total)
+            raise LinesRefused(
+                admission.points, admission.refusals, admission.refused_total, receipt
+            )
+        return 204, _accepted_headers(receipt, admission.stamped), b""
+
+    def _authenticate(self, scope: Scope) -> KeyRecord:
+        key = key_in_headers(scope["headers"])
+        if key is None and self._dialect is Dialect.V1:
+            key = key_in_query(scope["query_string"])
+        return self._keys.authenticate(key)
+
+    def _target(self, query: bytes) -> Target:
+        parameters = parse_qs(query.decode("latin-1"))
+        if self._dialect is Dialect.V1:
+            namespace = _one(parameters, "db")
+            class_name = _one(parameters, "rp") or DEFAULT_CLASS
+        else:
+            bucket = _one(parameters, "bucket")
+            if bucket is None:
+                raise BadRequest("parameter bucket is missing; use bucket=raw")
+            namespace, _, class_name = bucket.rpartition("/")
+        spelled = _one(parameters, "precision") or "ns"
+        precision = REQUEST_PRECISIONS.get(spelled)
+        if precision is None or (self._dialect is Dialect.V2 and spelled in _V1_ONLY):
+            raise BadRequest(f"precision {spelled[:20]!r} is not known; use ns, us, ms or s")
+        return Target(namespace or None, class_name, precision)
+
+
+_V1_ONLY = frozenset({"m", "h", "n", "u", "µ"})
+
+
+def _one(parameters: dict[str, list[str]], name: str) -> str | None:
+    values: list[Any] | None = parameters.get(name)
+    return values[-1] if values else None
+
+
+def count_accepted(key: KeyRecord, points: int, stamped: int) -> None:
+    """Count what the log has taken for a key's tenant."""
+    metrics.POINTS.labels(key.tenant.name, "accepted").inc(points)
+    if stamped:
+        metrics.STAMPED.labels(key.tenant.name).inc(stamped)
+
+
+def _accepted_headers(receipt: str | None, stamped: int) -> list[tuple[bytes, bytes]]:
+    headers = []
+    if receipt is not None:
+        headers.append((b"stepclock-receipt", receipt.encode()))
+    if stamped:
+        headers.append((b"stepclock-stamped", b"%d" % stamped))
+    return headers
