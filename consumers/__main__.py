@@ -1,0 +1,142 @@
+"""One worker process between Kafka and InfluxDB: ``python -m consumers``."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from adapters.influx import InfluxWriter
+from adapters.kafka import KafkaPublisher, KafkaSource
+from adapters.retention import load_retention
+from consumers.dead_letters import DeadLetters
+from consumers.errors import ConsumerStopped, LossAccepted
+from consumers.probes import Probes
+from consumers.settings import ConsumerSettings
+from consumers.views import StepsView, WallView
+from consumers.worker import Worker
+from schemas.log import LogUnavailable, RecordRefused
+from schemas.retention import Kind
+from schemas.topics import DEAD_LETTER_TOPIC, topic_of
+from telemetry.logs import configure
+
+_log = logging.getLogger(__name__)
+
+_PROBE_S = 2.0
+
+
+def run(settings: ConsumerSettings, stop: threading.Event | None = None) -> int:
+    """Work until SIGTERM or SIGINT, or until stop is set.
+
+    0 after the drain, 130 if it was SIGINT, 1 if the worker had to stop.
+
+    Signals are handled only if no stop is given. Kafka or InfluxDB may be away at the start
+    and later: the worker waits for them.
+    """
+    configure(settings.log_level)
+    interrupted: list[int] = []
+    if stop is None:
+        told = stop = threading.Event()
+
+        def end(number: int, _: object) -> None:
+            interrupted.append(number)
+            told.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, end)
+    try:
+        work(settings, stop)
+    except ConsumerStopped as exc:
+        _log.error("%s", exc)
+        return 1
+    return 130 if signal.SIGINT in interrupted else 0
+
+
+def work(
+    settings: ConsumerSettings,
+    stop: threading.Event,
+    *,
+    on_stored: Callable[[int, int], None] | None = None,
+) -> None:
+    """Work until stop is set, then drain. Raises ConsumerStopped, which says what to do.
+
+    on_stored(received_ns, points) is called for each block once it is stored.
+    """
+    classes = load_retention(settings.retention_file).values()
+    topics = [topic_of(c.name) for c in classes if c.kind is Kind.INGEST]
+    probes = Probes(settings.probe_host, settings.probe_port, live_after_s=settings.live_after_s)
+    publisher = KafkaPublisher(settings.kafka_bootstrap_servers, topics=[DEAD_LETTER_TOPIC])
+    writer = InfluxWriter(
+        settings.influx_url,
+        settings.influx_token.get_secret_value(),
+        settings.influx_org,
+        timeout_s=settings.influx_timeout_s,
+    )
+    try:
+        _log.info("probes and metrics at %s", probes.url)
+        if not settings.influx_token.get_secret_value():
+            _log.warning("STEPCLOCK_INFLUX_TOKEN is not set: InfluxDB will refuse every write")
+        if settings.probe_address_file is not None:
+            _write_address(settings.probe_address_file, probes.url)
+        again = _wait_for_log(publisher, stop)
+        while again:
+            worker = Worker(
+                KafkaSource(
+                    settings.kafka_bootstrap_servers,
+                    settings.consumer_group,
+                    instance_id=settings.consumer_instance_id,
+                ),
+                writer,
+                DeadLetters(publisher, timeout_s=settings.dead_letter_timeout_s),
+                topics=topics,
+                views=[WallView(), StepsView(settings.volatile_tags)],
+                settings=settings,
+                on_stored=on_stored,
+            )
+            probes.watch(worker)
+            _log.info("consuming %s as group %s", ", ".join(topics), settings.consumer_group)
+            again = _run_once(worker, stop)
+    finally:
+        publisher.close(_PROBE_S)
+        writer.close()
+        probes.close()
+
+
+def _write_address(path: Path, url: str) -> None:
+    """Whoever sees the file sees all of it."""
+    written = path.with_name(f"{path.name}.{os.getpid()}")
+    written.write_text(url, "utf-8")
+    written.replace(path)
+
+
+def _run_once(worker: Worker, stop: threading.Event) -> bool:
+    """True if the worker must be started anew behind a loss that was accepted."""
+    try:
+        worker.run(stop)
+    except LossAccepted:
+        return not stop.is_set()
+    return False
+
+
+def _wait_for_log(publisher: KafkaPublisher, stop: threading.Event) -> bool:
+    """Wait until dead letters can be written; False if told to stop meanwhile."""
+    said = False
+    while not stop.is_set():
+        try:
+            publisher.probe(_PROBE_S)
+            publisher.partition_count(DEAD_LETTER_TOPIC)
+        except (LogUnavailable, RecordRefused) as exc:
+            if not said:
+                _log.warning("waiting for Kafka and topic %s: %s", DEAD_LETTER_TOPIC, exc)
+                said = True
+            stop.wait(1.0)
+        else:
+            return True
+    return False
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(ConsumerSettings()))

@@ -1,0 +1,57 @@
+"""The lag gauge: records between what is settled and the end of each partition."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+
+from schemas.log import LogUnavailable, Source, TopicPartition
+from telemetry.metrics import LAG
+
+
+class LagGauge:
+    """Updates LAG at most every `every_s` seconds, from the thread that owns the source.
+
+    A partition in which the group has committed nothing yet counts from offset 0.
+    """
+
+    def __init__(self, source: Source, now: Callable[[], float], *, every_s: float = 1.0) -> None:
+        self._source = source
+        self._now = now
+        self._every_s = every_s
+        self._next_at = float("-inf")
+        self._shown: set[TopicPartition] = set()
+        self._committed: dict[TopicPartition, int] = {}
+        #: Why the last update failed; None if the log answered.
+        self.error: str | None = None
+
+    def forget(self, partitions: Collection[TopicPartition]) -> None:
+        """These were taken: should they come back, others may have committed meanwhile."""
+        for partition in partitions:
+            self._committed.pop(partition, None)
+
+    def update(
+        self, assigned: Collection[TopicPartition], marks: Mapping[TopicPartition, int]
+    ) -> None:
+        """Show the lag of the partitions that are ours, and no more of others."""
+        if self._now() < self._next_at:
+            return
+        self._next_at = self._now() + self._every_s
+        for partition in self._shown - set(assigned):
+            LAG.remove(partition.topic, str(partition.partition))
+            self._shown.discard(partition)
+            self._committed.pop(partition, None)
+        try:
+            ends = self._source.end_offsets(assigned)
+            unknown = [p for p in assigned if p not in marks and p not in self._committed]
+            for partition, offset in self._source.committed(unknown).items():
+                self._committed[partition] = offset or 0
+        except LogUnavailable as exc:
+            # Asking a log that is away may block: leave more time for the loop.
+            self.error = str(exc)
+            self._next_at = self._now() + 10 * self._every_s
+            return
+        self.error = None
+        for partition, end in ends.items():
+            position = marks.get(partition, self._committed.get(partition, 0))
+            LAG.labels(partition.topic, str(partition.partition)).set(max(0, end - position))
+            self._shown.add(partition)

@@ -1,0 +1,126 @@
+"""Settings of the consumer workers: how they batch, wait and give up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pydantic import Field, field_validator
+
+from adapters.settings import CommonSettings, InfluxSettings, KafkaSettings
+
+
+class WorkerSettings(CommonSettings):
+    """What the loop needs, whatever the log and the store are."""
+
+    batch_points: int = Field(
+        default=5000,
+        ge=1,
+        description="Points per write; default 5000, where InfluxDB is near its best. "
+        "Raise it to 10000 for thousands of series, lower it if single writes take seconds.",
+    )
+    batch_bytes: int = Field(
+        default=4 * 1024 * 1024,
+        ge=1,
+        description="Bytes of lines per write; default 4 MiB. "
+        "Lower it if the store or a proxy before it answers 413.",
+    )
+    batch_age_s: float = Field(
+        default=0.25,
+        ge=0,
+        description="Seconds that a batch waits to fill; default 0.25. "
+        "Raise it for fewer, larger writes; lower it to see points sooner.",
+    )
+    max_buffered_bytes: int = Field(
+        default=64 * 1024 * 1024,
+        ge=1,
+        description="Bytes polled and not settled at which the worker stops fetching; default "
+        "64 MiB. One fetch may go beyond it. Raise it only with the memory limit of the process.",
+    )
+    retry_base_s: float = Field(
+        default=0.5,
+        gt=0,
+        description="Seconds of rest after the first write that the store did not answer; "
+        "doubles with each further one; default 0.5. Seldom worth changing.",
+    )
+    retry_cap_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="Longest rest in seconds between tries unless the store asks for more; "
+        "default 30. Lower it to notice a returning store sooner.",
+    )
+    park_after_s: float = Field(
+        default=60.0,
+        ge=0,
+        description="Seconds of 401, 403 or 404 after which a namespace's blocks go to the dead "
+        "letters so that others go on; default 60. Raise it if tokens are rotated slowly.",
+    )
+    drain_s: float = Field(
+        default=10.0,
+        ge=0,
+        description="Seconds to write and commit what is polled on SIGTERM or when partitions "
+        "move; default 10; one running write may exceed it. Keep it below the grace period of "
+        "the orchestrator less the store's timeout.",
+    )
+    accept_loss: bool = Field(
+        default=False,
+        description="Go on from the log's start when records were deleted unread; default false: "
+        "stop and say so. Set it for one start, once the loss is understood.",
+    )
+    volatile_tags: frozenset[str] = Field(
+        default=frozenset({"node", "host", "pod", "slurm_job_id"}),
+        description='Tags left out by training step, as JSON; default ["node", "host", "pod", '
+        '"slurm_job_id"]. Add tags that change when a job resumes elsewhere.',
+    )
+
+    @field_validator("volatile_tags")
+    @classmethod
+    def _keep_what_names_a_run(cls, tags: frozenset[str]) -> frozenset[str]:
+        named = tags & {"run", "rank", "attempt", "experiment", "metric", "kind"}
+        if named:
+            raise ValueError(f"would merge different series: {', '.join(sorted(named))}")
+        return tags
+
+
+class ConsumerSettings(KafkaSettings, InfluxSettings, WorkerSettings):
+    """One worker process between Kafka and InfluxDB."""
+
+    consumer_instance_id: str | None = Field(
+        default=None,
+        description="Static member name, unique in the group, such as the pod's name; default "
+        "unset. With it a restarted worker takes its partitions back at once.",
+    )
+    influx_timeout_s: float = Field(
+        default=10.0,
+        gt=0,
+        description="Seconds until a write counts as unanswered; default 10, as long as InfluxDB "
+        "itself tries. Raise it for a slow disk.",
+    )
+    dead_letter_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds until dead letters must be acknowledged, else the worker stops; "
+        "default 30.",
+    )
+    probe_host: str = Field(
+        default="127.0.0.1",
+        description="Address of the probe and metrics port; default 127.0.0.1. "
+        "Set 0.0.0.0 in a container.",
+    )
+    probe_port: int = Field(
+        default=8788,
+        ge=0,
+        le=65535,
+        description="Port of /livez, /readyz, /health and /metrics; default 8788. "
+        "0 takes a free one, which is logged.",
+    )
+    probe_address_file: Path | None = Field(
+        default=None,
+        description="File that receives the base URL of that port once it listens; default "
+        "unset. Set it with PROBE_PORT=0, so that others find the port.",
+    )
+    live_after_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds without progress of the loop after which /livez fails; default 60. "
+        "Keep it well above the store's timeout.",
+    )

@@ -1,0 +1,139 @@
+"""What the store's answers mean: the one table from its errors to what the worker does.
+
+stored              on to the next view
+StoreUnavailable    outcome unknown: rest, then the same bytes again
+WriteTooLarge       halve                       } within the batch's Flush
+LinesRefused        find the culprit            }
+StoreMisconfigured  rest; after a minute dead-letter the batch and go on behind it
+anything else       the worker ends
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+
+from consumers.destinations import Destination
+from consumers.flush import Flush
+from consumers.misconfigured import Misconfigured
+from schemas.precision import Precision
+from schemas.store import (
+    LinesRefused,
+    LineWriter,
+    StoreMisconfigured,
+    StoreUnavailable,
+    WriteTooLarge,
+)
+from telemetry.metrics import WRITE_SECONDS, WRITES
+
+_log = logging.getLogger(__name__)
+
+
+class _OutOfTime(Exception):
+    """The log must be polled before the next write: a search may take many of them."""
+
+
+class Storer:
+    """Writes batches into their views by one writer.
+
+    on_answer is called after each write, whatever came of it. error is what the store's
+    last answer said, None while it takes writes.
+    """
+
+    def __init__(
+        self,
+        writer: LineWriter,
+        *,
+        park_after_s: float,
+        now: Callable[[], float] = time.monotonic,
+        on_answer: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._writer = writer
+        self._misconfigured = Misconfigured(now, park_after_s=park_after_s)
+        self._now = now
+        self._on_answer = on_answer
+        self._until = float("inf")
+        self.error: str | None = None
+
+    def store(self, destination: Destination, flush: Flush, until: float) -> bool:
+        """Go on with a batch; True once every view has it or has condemned the rest of it.
+
+        False if the destination rests now, or if `until` passed between two writes: call
+        again with the same flush when it is due.
+        """
+        namespace = destination.namespace
+        self._until = float("inf")  # the first write always starts, so every call gets on
+        while (target := flush.target()) is not None:
+            try:
+                flush.advance(partial(self._write, destination, until))
+            except _OutOfTime:
+                return False
+            except StoreUnavailable as exc:
+                rest_s = destination.backoff.fail(exc.retry_after_s)
+                self.error = str(exc)
+                _log.warning(
+                    "store does not answer for %s/%s, trying again in %.1f s: %s",
+                    namespace,
+                    destination.retention_class,
+                    rest_s,
+                    exc,
+                )
+                return False
+            except StoreMisconfigured as exc:
+                self.error = str(exc)
+                target = flush.target() or target
+                if not self._misconfigured.fail(namespace, target):
+                    rest_s = destination.backoff.fail()
+                    _log.error(
+                        "store refuses us bucket %s/%s, trying again in %.1f s; check token, "
+                        "organisation and provision: %s",
+                        namespace,
+                        target,
+                        rest_s,
+                        exc,
+                    )
+                    return False
+                _log.error("parking a batch for bucket %s/%s: %s", namespace, target, exc)
+                flush.park(str(exc))
+        return True
+
+    def _write(
+        self,
+        destination: Destination,
+        until: float,
+        view: str,
+        target: str,
+        lines: bytes,
+        precision: Precision,
+    ) -> None:
+        """One write, measured and counted. Raises _OutOfTime instead of starting it too late."""
+        outcome = "failed"
+        started = self._now()
+        if started >= self._until:
+            raise _OutOfTime
+        self._until = until
+        try:
+            self._writer.write(destination.namespace, target, lines, precision)
+        except StoreUnavailable:
+            outcome = "unavailable"
+            raise
+        except LinesRefused:
+            outcome = "refused"
+            raise
+        except WriteTooLarge:
+            outcome = "too_large"
+            raise
+        except StoreMisconfigured:
+            outcome = "misconfigured"
+            raise
+        else:
+            outcome = "stored"
+            self.error = None
+            destination.backoff.reset()
+            self._misconfigured.clear(destination.namespace, target)
+        finally:
+            WRITES.labels(view, outcome).inc()
+            WRITE_SECONDS.labels(view).observe(self._now() - started)
+            self._on_answer()

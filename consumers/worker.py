@@ -1,0 +1,257 @@
+"""The worker: records from the log into the views of the store, settled, then committed."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+
+from consumers.dead_letters import DeadLetters, letters_of
+from consumers.destinations import Destination, Destinations
+from consumers.intake import take_in
+from consumers.lag import LagGauge
+from consumers.loss import end_of_loss
+from consumers.offsets import OffsetTracker
+from consumers.outcomes import count_refused, count_settled
+from consumers.pauses import Pauses
+from consumers.settings import WorkerSettings
+from consumers.storer import Storer
+from consumers.views import View
+from schemas.log import LogUnavailable, OffsetsLost, Record, Source, TopicPartition
+from schemas.store import LineWriter
+from schemas.topics import class_of
+from telemetry.metrics import BATCH_POINTS, REBALANCES
+
+_log = logging.getLogger(__name__)
+
+#: Longest wait for records; bounds how late a stop or a due batch is noticed.
+_POLL_S = 0.25
+
+#: Writing goes on at most this long before the log is polled again.
+_WRITE_S = 5.0
+
+
+class Worker:
+    """One loop over one source, one writer and one publisher of dead letters; one thread.
+
+    Any error that is not part of the contract of those passes through `run`: the process
+    ends, and the next one goes on from what was committed.
+
+    It listens to its source's rebalances: on_assigned, on_revoked and on_lost are called from
+    within the poll of step 1.
+
+    views: in the order in which they are written. on_stored(received_ns, points) is called
+    for each block once every view has it.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        writer: LineWriter,
+        dead_letters: DeadLetters,
+        *,
+        topics: Collection[str],
+        views: Sequence[View],
+        settings: WorkerSettings,
+        now: Callable[[], float] = time.monotonic,
+        now_ns: Callable[[], int] = time.time_ns,
+        rng: random.Random | None = None,
+        on_stored: Callable[[int, int], None] | None = None,
+    ) -> None:
+        self._source = source
+        self._dead_letters = dead_letters
+        self._topics = list(topics)
+        self._views = list(views)
+        self._view_names = frozenset(view.name for view in self._views)
+        self._settings = settings
+        self._now = now
+        self._now_ns = now_ns
+        self._on_stored = on_stored
+        rng = rng or random.Random()  # noqa: S311  # spreads retries, guards no secret
+        self._destinations = Destinations(settings, now, rng)
+        self._storer = Storer(
+            writer, park_after_s=settings.park_after_s, now=now, on_answer=self._got_on
+        )
+        self._tracker = OffsetTracker()
+        self._lag = LagGauge(source, now)
+        self._pauses = Pauses(source, max_bytes=settings.max_buffered_bytes)
+        self._assigned: set[TopicPartition] = set()
+        self._drain_until: float | None = None
+        self._failure: BaseException | None = None
+        #: When the loop last got on, on the worker's clock.
+        self.progress_at = now()
+        #: The log has been polled at least once.
+        self.started = False
+
+    @property
+    def store_error(self) -> str | None:
+        """What the store's last answer said; None while it takes writes. Any thread."""
+        return self._storer.error
+
+    @property
+    def log_error(self) -> str | None:
+        """Why the log could not be asked for its end; None while it answers. Any thread."""
+        return self._lag.error
+
+    @property
+    def draining(self) -> bool:
+        """No more records are fetched. Any thread."""
+        return self._drain_until is not None
+
+    def run(self, stop: threading.Event) -> None:
+        """Work until stop is set, then drain. Leaves the group in any case.
+
+        Raises RecordsLost, or LossAccepted once an accepted loss is committed away.
+        """
+        try:
+            self._source.subscribe(self._topics, self)
+            while not stop.is_set():
+                self.turn()
+            self.drain()
+        except OffsetsLost as exc:
+            self._failure = exc
+            raise end_of_loss(exc, self._source, accept=self._settings.accept_loss) from exc
+        except BaseException as exc:
+            self._failure = exc
+            raise
+        finally:
+            self._source.close()
+
+    def turn(self) -> None:
+        """One turn of the loop. This order is the promise that nothing acknowledged is lost.
+
+        1. Poll the log; partitions that are revoked meanwhile go through 3 to 6 first.
+        2. Add each record to the last batch of its destination.
+        3. Write each due batch into its views: wall, then steps.
+        4. Dead-letter what a view refused, and wait until the log has that.
+        5. Settle the batch's records.
+        6. Commit each partition's low-water mark.
+        7. Pause what rests or is too much, resume the rest.
+        """
+        for record in self._poll():
+            self._add(record)
+        write_until = min(self._now() + _WRITE_S, self._drain_until or float("inf"))
+        while (destination := self._destinations.due(self._now())) is not None:
+            self._flush(destination, write_until)
+            if self._now() >= write_until:
+                break
+        self._commit()
+        self._pause()
+        self._lag.update(self._assigned, self._tracker.marks())
+        self._got_on()
+
+    def drain(self) -> None:
+        """Fetch nothing more; write and commit what is there until the drain deadline."""
+        self._drain_until = self._now() + self._settings.drain_s
+        self._pause()
+        while len(self._destinations) and self._now() < self._drain_until:
+            self._destinations.ripen()
+            if self._destinations.next_due_at() >= self._drain_until:
+                break  # all of it rests for longer than we may stay
+            self.turn()
+        left = self._tracker.unsettled()
+        if left:
+            _log.warning("stopped with %d records unsettled; they will be read again", left)
+
+    def _poll(self) -> list[Record]:
+        wait_s = min(_POLL_S, self._destinations.next_due_at() - self._now())
+        records = self._source.poll(max(0.0, wait_s))
+        if self._failure is not None:
+            # A log's client may swallow what a listener raises.
+            raise self._failure
+        self.started = True
+        return records
+
+    def _add(self, record: Record) -> None:
+        partition = record.topic_partition
+        if partition not in self._assigned:
+            return
+        self._tracker.track(partition, record.offset)
+        intake = take_in(record, self._view_names)
+        if intake.refused:
+            self._dead_letters.write(intake.refused)
+            count_refused(intake.refused)
+        if intake.placed is None:
+            self._tracker.settle(partition, record.offset)
+        else:
+            self._destinations.add(intake.placed, class_of(record.topic), self._now())
+
+    def _flush(self, destination: Destination, until: float) -> None:
+        """Store, dead-letter, settle: in this order, for one batch."""
+        if destination.flush is None:
+            BATCH_POINTS.observe(destination.batches[0].points)
+        flush = destination.begin(self._views)
+        if not self._storer.store(destination, flush, until):
+            return
+        self._dead_letters.write(letters_of(flush.condemned))
+        for placed in flush.batch.blocks:
+            self._tracker.settle(placed.partition, placed.offset)
+        count_settled(flush, self._now_ns(), self._on_stored)
+        destination.finish()
+        self._destinations.forget_empty()
+
+    def _commit(self) -> None:
+        offsets = self._tracker.committable()
+        if not offsets:
+            return
+        try:
+            self._source.commit(offsets)
+        except LogUnavailable as exc:
+            _log.warning("commit not taken, repeating it with the next one: %s", exc)
+        else:
+            self._tracker.committed(offsets)
+
+    def _pause(self) -> None:
+        self._pauses.update(
+            self._assigned,
+            self._destinations.resting(),
+            self._destinations.size_bytes,
+            all_of_them=self.draining,
+        )
+
+    def _got_on(self) -> None:
+        self.progress_at = self._now()
+
+    def on_assigned(self, partitions: Collection[TopicPartition]) -> None:
+        """Begin with nothing: these come from their committed offsets."""
+        REBALANCES.labels("assigned").inc()
+        self._forget(partitions)
+        self._assigned |= set(partitions)
+
+    def on_revoked(self, partitions: Collection[TopicPartition]) -> None:
+        """Write and commit what is polled of these until the drain deadline; forget the rest."""
+        REBALANCES.labels("revoked").inc()
+        try:
+            if self._failure is None:
+                self._flush_partitions(set(partitions))
+                self._commit()
+        except BaseException as exc:
+            self._failure = exc
+            raise
+        finally:
+            self._forget(partitions)
+
+    def on_lost(self, partitions: Collection[TopicPartition]) -> None:
+        """Forget these at once: someone else may be writing them already."""
+        REBALANCES.labels("lost").inc()
+        self._forget(partitions)
+
+    def _flush_partitions(self, partitions: set[TopicPartition]) -> None:
+        deadline = min(self._now() + self._settings.drain_s, self._drain_until or float("inf"))
+        for destination in self._destinations:
+            while (
+                self._now() < deadline
+                and not destination.backoff.resting
+                and partitions & destination.partitions()
+            ):
+                self._flush(destination, deadline)
+
+    def _forget(self, partitions: Collection[TopicPartition]) -> None:
+        gone = set(partitions)
+        self._tracker.drop(gone)
+        self._destinations.drop(gone)
+        self._assigned -= gone
+        self._pauses.forget(gone)
+        self._lag.forget(gone)
