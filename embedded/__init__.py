@@ -1,0 +1,1 @@
+"""All of Stepclock in one process, with SQLite as log and as store."""

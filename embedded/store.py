@@ -1,0 +1,228 @@
+"""The store of one machine: points in a SQLite file, by wall time and by training step."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from operator import itemgetter
+from pathlib import Path
+
+from embedded import store_queries
+from embedded.points import Point, PointParser, fault
+from embedded.series import Series, SeriesIds
+from embedded.store_file import StoreFile
+from schemas import retention as retention_classes
+from schemas.precision import Precision
+from schemas.retention import DEFAULT_CLASS, STEP_CLASS, RetentionClass
+from schemas.store import (
+    FieldValue,
+    LinesRefused,
+    RunSeries,
+    RunSummary,
+    SeriesQuery,
+    StoredPoint,
+    StoreMisconfigured,
+)
+
+_NS_PER_S = 10**9
+
+#: Values that one transaction of sweep deletes.
+_SWEPT_VALUES = 10_000
+
+#: Series, field, time in ns, value.
+_Row = tuple[int, int, int, FieldValue]
+
+_UPSERT = """
+INSERT INTO value (series_id, field_id, time_ns, value) VALUES (?, ?, ?, ?)
+ON CONFLICT DO UPDATE SET value = excluded.value
+"""
+
+
+class SqliteStore:
+    """Implements LineWriter and StoreReader. One writer a file; safe to read from any thread.
+
+    The step clock is written with the points themselves, in the same transaction: a point of
+    class raw that has a step, and one of measurement nonfinite of class events, also stands
+    in class steps at that step, without the volatile tags. So class steps takes no writes.
+
+    now_ns: Unix time, to judge by what is too old. retention: the classes that there are.
+    busy_timeout_s: how long a write waits for that of another connection to the file.
+    Raises StoreUnavailable where the file can't be opened or written.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        now_ns: Callable[[], int] = time.time_ns,
+        retention: Mapping[str, RetentionClass] | None = None,
+        volatile_tags: Collection[str] = ("node", "host", "pod", "slurm_job_id"),
+        busy_timeout_s: float = 5.0,
+    ) -> None:
+        self._now_ns = now_ns
+        self._retention = retention or retention_classes.parse(retention_classes.default_text())
+        self._volatile = frozenset(tag.encode() for tag in volatile_tags)
+        self._parser = PointParser()
+        self._ids = SeriesIds()
+        self._lock = threading.Lock()
+        self._file = StoreFile(path, busy_timeout_s=busy_timeout_s)
+
+    # -- LineWriter -----------------------------------------------------------------------
+
+    def write(
+        self, namespace: str, retention_class: str, lines: bytes, precision: Precision
+    ) -> None:
+        """Store lines in one transaction. Raises a StoreError as InfluxDB would.
+
+        A malformed line: nothing is stored. A line older than its class keeps, or with a
+        field of another kind than before: the others are stored.
+        """
+        if retention_class == STEP_CLASS:
+            raise StoreMisconfigured(f"class {STEP_CLASS!r} is derived here: it takes no writes")
+        oldest_ns = self._oldest_ns(retention_class)
+        points = self._parser.parse(lines, precision)
+        refusals: list[str] = []
+        rows: list[_Row] = []
+        with self._lock:
+            try:
+                with self._file.transaction() as connection:
+                    for point in points:
+                        if oldest_ns is not None and point.time_ns < oldest_ns:
+                            refusals.append("older than its class keeps")
+                            continue
+                        reason = self._add(connection, namespace, retention_class, point, rows)
+                        if reason is not None:
+                            refusals.append(reason)
+                    rows.sort(key=itemgetter(0, 1, 2))  # neighbours in the file; stable: last wins
+                    connection.executemany(_UPSERT, rows)
+            except BaseException:
+                self._ids.forget()  # what the undone transaction made
+                raise
+        if refusals:
+            raise LinesRefused(
+                f"{len(refusals)} of {len(points)} lines refused; the first: {refusals[0]}",
+                stored_others=True,
+                dropped=len(refusals),
+            )
+
+    def ping(self) -> None:
+        """Return if the file can be read."""
+        with self._file.reading() as connection:
+            connection.execute("SELECT 1 FROM measurement LIMIT 1")
+
+    def close(self) -> None:
+        """Close the connections. Idempotent."""
+        with self._lock:
+            self._file.close()
+
+    # -- StoreReader ----------------------------------------------------------------------
+
+    def experiments(self, namespace: str) -> list[str]:
+        """Experiments with points in class raw, sorted; reserved names left out."""
+        with self._file.reading() as connection:
+            return store_queries.experiments(connection, namespace)
+
+    def runs(self, namespace: str, experiment: str) -> list[RunSummary]:
+        """Runs of an experiment sorted by name; [] for an unknown experiment."""
+        with self._file.reading() as connection:
+            return store_queries.runs(connection, namespace, experiment)
+
+    def series(self, query: SeriesQuery) -> list[RunSeries]:
+        """The downsampled series, sorted by run; runs without values are left out."""
+        with self._file.reading() as connection:
+            return store_queries.series(connection, query)
+
+    def points(
+        self, namespace: str, retention_class: str, experiment: str
+    ) -> Iterator[StoredPoint]:
+        """Every point of one measurement in one class, by series and ascending time."""
+        with self._file.reading() as connection:
+            yield from store_queries.points(connection, namespace, retention_class, experiment)
+
+    # -- retention ------------------------------------------------------------------------
+
+    def sweep(self, max_values: int = 1_000_000) -> int:
+        """Delete values that are older than their class keeps, about max_values at most.
+
+        Says how many were deleted; max_values or more means that there may be others.
+        Writes wait for a part of it only. Class steps is kept for ever, so curves by step
+        outlive the points they came from. The file does not shrink; its pages are used again.
+        """
+        deleted = 0
+        for name in self._retention:
+            oldest_ns = self._oldest_ns(name)
+            if oldest_ns is None:
+                continue
+            with self._file.reading() as connection:
+                expired = store_queries.expired(connection, name, oldest_ns)
+                while deleted < max_values and (keys := expired.fetchmany(_SWEPT_VALUES)):
+                    self._delete(keys)
+                    deleted += len(keys)
+        return deleted
+
+    def _delete(self, keys: list[tuple[int, int, int]]) -> None:
+        with self._lock, self._file.transaction() as connection:
+            connection.executemany(
+                "DELETE FROM value WHERE series_id = ? AND field_id = ? AND time_ns = ?", keys
+            )
+            if store_queries.delete_empty_series(connection, {key[0] for key in keys}):
+                self._ids.forget()
+
+    def _add(
+        self,
+        connection: sqlite3.Connection,
+        namespace: str,
+        retention_class: str,
+        point: Point,
+        rows: list[_Row],
+    ) -> str | None:
+        """Append the rows of a point, in both clocks; or say why it is refused."""
+        reason = fault(point)
+        if reason is not None:
+            return reason
+        ids = (connection, namespace)
+        series = self._ids.series(*ids, retention_class, point.measurement, point.tags)
+        try:
+            found = _rows(connection, series, point, point.time_ns)
+            if point.step is not None and _has_step_clock(retention_class, point):
+                tags = tuple([tag for tag in point.tags if tag[0] not in self._volatile])
+                series = self._ids.series(*ids, STEP_CLASS, point.measurement, tags)
+                found += _rows(connection, series, point, point.step * Precision.MS.ns)
+        except _KindConflict as exc:
+            return str(exc)
+        rows += found
+        return None
+
+    def _oldest_ns(self, retention_class: str) -> int | None:
+        """The oldest time that a class keeps; None where it keeps for ever."""
+        found = self._retention.get(retention_class)
+        if found is None:
+            raise StoreMisconfigured(f"there is no class {retention_class!r}")
+        return None if found.keep_s is None else self._now_ns() - found.keep_s * _NS_PER_S
+
+
+def _has_step_clock(retention_class: str, point: Point) -> bool:
+    return retention_class == DEFAULT_CLASS or (
+        retention_class == "events" and point.measurement == b"nonfinite"
+    )
+
+
+class _KindConflict(Exception):
+    """A field that has another kind already; nothing of its point is stored then."""
+
+
+def _rows(connection: sqlite3.Connection, series: Series, point: Point, time_ns: int) -> list[_Row]:
+    """The rows of a point at one of its times. Raises _KindConflict."""
+    known = series.measurement.fields
+    for name, kind, _value in point.fields:
+        if name in known and known[name].kind != kind:
+            raise _KindConflict(
+                f"field type conflict: {name.decode()!r} is {kind}, was {known[name].kind} before"
+            )
+    make = series.measurement.field
+    return [
+        (series.id, make(connection, name, kind).id, time_ns, value)
+        for name, kind, value in point.fields
+    ]
