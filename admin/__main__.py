@@ -1,0 +1,141 @@
+"""`stepclock-server`: one command line for everything; `python -m admin` is the same."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Annotated, Any, TypeVar
+
+import typer
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+from rich.console import Console
+
+from adapters.settings import CommonSettings, unknown_variables
+from admin import dlq, keys
+from admin.check_config import check_config_command
+from admin.demo import demo_command
+from admin.lag import lag_command
+from admin.provision import provision_command
+from admin.settings import settings_command
+from consumers.settings import ConsumerSettings
+from embedded.settings import ServeSettings
+from ingest.credentials import NoKeys
+from ingest.settings import GatewaySettings
+from schemas.keys import InvalidKeys
+from schemas.retention import InvalidRetention
+
+_errors = Console(stderr=True, highlight=False)
+
+app = typer.Typer(
+    name="stepclock-server",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Metrics of training jobs: HTTP gateway, Kafka, consumers, InfluxDB. A 2xx is durable."
+    "\n\nSettings come from environment variables with the prefix STEPCLOCK_ (see README.md).",
+)
+app.add_typer(keys.app, name="keys")
+app.add_typer(dlq.app, name="dlq")
+app.command("provision", epilog="Example: stepclock-server provision --dry-run")(provision_command)
+app.command("demo", epilog="Example: stepclock-server demo --real")(demo_command)
+app.command("lag", epilog="Example: stepclock-server lag --watch")(lag_command)
+app.command("check-config", epilog="Example: stepclock-server check-config --connect")(
+    check_config_command
+)
+app.command("settings", epilog="Example: stepclock-server settings")(settings_command)
+
+Host = Annotated[str | None, typer.Option(help="Address to listen on (STEPCLOCK_HOST).")]
+Port = Annotated[int | None, typer.Option(help="Port; 0 takes a free one (STEPCLOCK_PORT).")]
+
+
+@app.command(epilog="Example: stepclock-server serve --data-dir /srv/stepclock --port 8787")
+def serve(
+    host: Host = None,
+    port: Port = None,
+    data_dir: Annotated[
+        str | None, typer.Option(help="Folder for keys and databases (STEPCLOCK_DATA_DIR).")
+    ] = None,
+) -> None:
+    """Run all of it in one process, on SQLite: one machine, a laptop, CI."""
+    from embedded.serve import run  # noqa: PLC0415 - each command loads only what it runs
+
+    settings = _settings(ServeSettings, host=host, port=port, data_dir=data_dir)
+    raise typer.Exit(_run(lambda: run(settings)))
+
+
+@app.command(epilog="Example: STEPCLOCK_KEYS_FILE=keys.toml stepclock-server gateway --port 8787")
+def gateway(host: Host = None, port: Port = None) -> None:
+    """Run the HTTP gateway: takes metrics, publishes them to Kafka."""
+    from ingest.__main__ import run  # noqa: PLC0415 - each command loads only what it runs
+
+    settings = _settings(GatewaySettings, host=host, port=port)
+    raise typer.Exit(_run(lambda: run(settings)))
+
+
+@app.command(epilog="Example: STEPCLOCK_INFLUX_TOKEN_FILE=token stepclock-server consumer")
+def consumer(
+    probe_port: Annotated[
+        int | None, typer.Option(help="Port of probes and metrics (STEPCLOCK_PROBE_PORT).")
+    ] = None,
+    accept_loss: Annotated[
+        bool | None,
+        typer.Option(
+            "--accept-loss",
+            help="Go on from what the log still holds where records were deleted unread "
+            "(STEPCLOCK_ACCEPT_LOSS).",
+        ),
+    ] = None,
+) -> None:
+    """Run a consumer worker: batches from Kafka into InfluxDB. Start more to scale."""
+    from consumers.__main__ import run  # noqa: PLC0415 - each command loads only what it runs
+
+    settings = _settings(ConsumerSettings, probe_port=probe_port, accept_loss=accept_loss)
+    raise typer.Exit(_run(lambda: run(settings)))
+
+
+S = TypeVar("S", bound=CommonSettings)
+
+
+def _settings(kind: type[S], **flags: Any) -> S:
+    """Flag over environment over default. Exit code 2 for what can't be."""
+    for variable, near in unknown_variables(
+        os.environ, [GatewaySettings, ConsumerSettings, ServeSettings]
+    ):
+        hint = f"; did you mean {near}?" if near else ""
+        _errors.print(f"warning: {variable} is not a setting{hint}", style="yellow")
+    try:
+        return kind(**{name: value for name, value in flags.items() if value is not None})
+    except ValidationError as exc:
+        for error in exc.errors(include_input=False):
+            name = ".".join(map(str, error["loc"])).upper()
+            _errors.print(f"error: STEPCLOCK_{name}: {error['msg']}", style="red")
+        raise typer.Exit(2) from exc
+    except SettingsError as exc:
+        _errors.print(f"error: {exc}", style="red", markup=False)
+        raise typer.Exit(2) from exc
+
+
+def _run(command: Callable[[], int]) -> int:
+    try:
+        return command()
+    except (NoKeys, InvalidKeys, InvalidRetention) as exc:
+        _errors.print(f"error: {exc}", style="red")
+        return 2
+    except OSError as exc:
+        _errors.print(f"error: {exc}", style="red")
+        return 1
+    except KeyboardInterrupt:
+        return 130
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    try:
+        app(prog_name="stepclock-server")
+    except OSError as exc:
+        _errors.print(f"error: {exc}", style="red", markup=False)
+        raise SystemExit(1) from exc
+
+
+if __name__ == "__main__":
+    main()

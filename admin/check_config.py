@@ -1,0 +1,246 @@
+"""`stepclock-server check-config`: what the processes would refuse at their start, and why."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+from rich.console import Console
+from rich.table import Table
+
+from adapters.influx import InfluxAdmin
+from adapters.kafka import KafkaAdmin
+from adapters.retention import load_retention
+from adapters.settings import PREFIX, CommonSettings, unknown_variables
+from admin.plan import Action, Change, plan_buckets, plan_mappings, plan_topics
+from admin.terminal import plain
+from consumers.settings import ConsumerSettings
+from embedded.settings import ServeSettings
+from ingest.settings import GatewaySettings, HttpSettings
+from schemas.keys import DEFAULT_NAMESPACE, InvalidKeys, KeyRecord, Role, parse
+from schemas.log import LogUnavailable
+from schemas.retention import InvalidRetention, RetentionClass, format_duration
+from schemas.store import StoreError
+
+_COMMANDS: Mapping[str, type[CommonSettings]] = {
+    "gateway": GatewaySettings,
+    "consumer": ConsumerSettings,
+    "serve": ServeSettings,
+}
+
+
+class State(StrEnum):
+    """How a check ended. WARNING: it works, and is hardly meant."""
+
+    OK = "ok"
+    WARNING = "warning"
+    WRONG = "wrong"  # a process would refuse to start
+    AWAY = "away"  # the configuration can be used, what it points to can't
+    MISSING = "missing"  # provision would make it
+
+
+_STYLE = {State.OK: "green", State.WARNING: "yellow"}
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One row of the table."""
+
+    what: str
+    state: State
+    detail: str
+
+
+def exit_code(findings: Iterable[Finding]) -> int:
+    """2 if a process would refuse to start, 1 if it would lack something, else 0."""
+    states = {finding.state for finding in findings}
+    if State.WRONG in states:
+        return 2
+    return 1 if states & {State.AWAY, State.MISSING} else 0
+
+
+def check_files(environ: Mapping[str, str]) -> Iterator[Finding]:
+    """Settings of every process, unknown variables, retention file and keys file."""
+    valid = {}
+    for command, model in _COMMANDS.items():
+        wrong = list(_check_settings(command, model))
+        yield from wrong
+        if not wrong:
+            valid[command] = model()
+            yield Finding(f"settings of {command}", State.OK, "can be used")
+    for variable, near in unknown_variables(environ, _COMMANDS.values()):
+        hint = f"; did you mean {near}?" if near else ""
+        yield Finding(variable, State.WARNING, f"is not a setting{hint}")
+    settings = next((s for s in valid.values() if isinstance(s, HttpSettings)), None)
+    if settings is not None:
+        yield _check_retention(settings.retention_file)
+        yield from _check_keys(settings, datetime.now(UTC))
+
+
+def check_services(settings: ConsumerSettings, keys_file: Path) -> Iterator[Finding]:
+    """Whether Kafka and InfluxDB answer and hold what the classes and namespaces need.
+
+    Raises InvalidRetention, InvalidKeys, OSError for files that check_files names.
+    """
+    classes = load_retention(settings.retention_file)
+    records = parse(keys_file.read_text("utf-8")) if keys_file.exists() else {}
+    namespaces = sorted({DEFAULT_NAMESPACE, *(r.tenant.namespace for r in records.values())})
+    with KafkaAdmin(settings.kafka_bootstrap_servers) as kafka:
+        servers = settings.kafka_bootstrap_servers
+        yield from _check_plan("Kafka", servers, lambda: list(plan_topics(kafka, classes)))
+    token = settings.influx_token.get_secret_value()
+    if not token:
+        yield Finding("InfluxDB", State.WRONG, f"{PREFIX}INFLUX_TOKEN is not set")
+        return
+    with InfluxAdmin(settings.influx_url, token, settings.influx_org) as influx:
+        yield from _check_plan(
+            "InfluxDB",
+            settings.influx_url,
+            lambda: [
+                *plan_buckets(influx, classes, namespaces),
+                *plan_mappings(influx, namespaces),
+            ],
+        )
+
+
+def check_config_command(
+    connect: Annotated[
+        bool, typer.Option("--connect", help="Also ask Kafka and InfluxDB; changes nothing.")
+    ] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 for warnings too, as in CI.")
+    ] = False,
+) -> None:
+    """Check settings, keys file and retention file before a process is started with them.
+
+    Exit code 0: all of it can be used; 2: a process would refuse to start; 1: with --connect,
+    Kafka or InfluxDB is away or lacks something that `provision` makes.
+    """
+    findings = list(check_files(os.environ))
+    if connect and exit_code(findings) == 0:
+        http = GatewaySettings()
+        findings += check_services(ConsumerSettings(), _keys_path(http))
+    elif connect:
+        findings.append(Finding("services", State.WARNING, "not asked: first mend the rest"))
+    table = Table("what", "state", "detail")
+    for finding in findings:
+        style = _STYLE.get(finding.state, "red")
+        cells = (finding.what, finding.state.value, finding.detail)
+        table.add_row(*map(plain, cells), style=style)
+    Console().print(table)
+    code = exit_code(findings)
+    if code == 0 and strict and any(f.state is State.WARNING for f in findings):
+        code = 1
+    raise typer.Exit(code)
+
+
+def _check_settings(command: str, model: type[CommonSettings]) -> Iterator[Finding]:
+    """What is wrong with a process's settings, without the values: one may be a secret."""
+    try:
+        model()
+    except ValidationError as exc:
+        for error in exc.errors(include_input=False):
+            name = ".".join(map(str, error["loc"])).upper()
+            yield Finding(PREFIX + name, State.WRONG, f"{error['msg']} ({command})")
+    except SettingsError as exc:
+        yield Finding(f"settings of {command}", State.WRONG, str(exc))
+    except (OSError, UnicodeDecodeError) as exc:
+        yield Finding(f"settings of {command}", State.WRONG, f"a secret's file: {exc}")
+
+
+def _check_retention(path: Path | None) -> Finding:
+    what = "retention file"
+    try:
+        classes = load_retention(path)
+    except (InvalidRetention, OSError, UnicodeDecodeError) as exc:
+        return Finding(what, State.WRONG, str(exc))
+    return Finding(what, State.OK, f"{path or 'the one that ships'}: {_of_classes(classes)}")
+
+
+def _of_classes(classes: Mapping[str, RetentionClass]) -> str:
+    return ", ".join(f"{c.name} {format_duration(c.keep_s)}" for c in classes.values())
+
+
+def _check_keys(settings: HttpSettings, now: datetime) -> Iterator[Finding]:
+    what, path = "keys file", _keys_path(settings)
+    if not path.exists():
+        yield _check_absent(settings, path)
+        return
+    try:
+        records = parse(path.read_text("utf-8"))
+    except (InvalidKeys, OSError, UnicodeDecodeError) as exc:
+        yield Finding(what, State.WRONG, f"{path}: {exc}")
+        return
+    usable = [r for r in records.values() if _usable(r, now)]
+    tenants = {record.tenant.name for record in records.values()}
+    yield Finding(
+        what,
+        State.OK,
+        f"{path}: {len(usable)} usable of {len(records)} keys, {len(tenants)} tenants",
+    )
+    if not any(record.role is Role.WRITE for record in usable):
+        yield Finding(what, State.WARNING, "no key may write: every write gets 401 or 403")
+    if path.stat().st_mode & 0o022:
+        yield Finding(what, State.WARNING, "others may change it, and so let themselves in")
+
+
+def _check_absent(settings: HttpSettings, path: Path) -> Finding:
+    if settings.keys_file is not None:
+        return Finding(
+            "keys file",
+            State.WRONG,
+            f"{path} does not exist; make it with "
+            f"'stepclock-server keys create --tenant NAME --keys-file {path}'",
+        )
+    if not _is_loopback(settings.host):
+        return Finding(
+            "keys file",
+            State.WRONG,
+            f"{path} does not exist, and none is made for {settings.host}: make a key with "
+            "'stepclock-server keys create --tenant NAME'",
+        )
+    return Finding("keys file", State.OK, f"{path} is made with one key at the first start")
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _usable(record: KeyRecord, now: datetime) -> bool:
+    return not record.revoked and (record.expires is None or record.expires > now)
+
+
+def _keys_path(settings: HttpSettings) -> Path:
+    return settings.keys_file or settings.data_dir / "keys.toml"
+
+
+def _check_plan(what: str, where: str, plan: Callable[[], list[Change]]) -> Iterator[Finding]:
+    """What provisioning would do is what is missing."""
+    try:
+        changes = plan()
+    except (LogUnavailable, StoreError) as exc:
+        yield Finding(what, State.AWAY, f"{where}: {exc}")
+        return
+    yield Finding(what, State.OK, f"{where} answers")
+    for change in changes:
+        if change.action is Action.KEEP:
+            yield Finding(f"{change.what} {change.name}", State.OK, change.detail)
+            continue
+        missing = change.action is Action.CREATE
+        yield Finding(
+            f"{change.what} {change.name}",
+            State.MISSING if missing else State.WARNING,
+            f"{'is missing' if missing else change.detail}: run 'stepclock-server provision'",
+        )
