@@ -1,0 +1,42 @@
+"""Where Kafka and InfluxDB are: services of the user's, or processes of our own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from native import influxd, kafka
+from native.step import PreparationFailed
+
+
+@dataclass(frozen=True, slots=True)
+class Backends:
+    """Where Kafka and InfluxDB are. The token must be allowed to make buckets."""
+
+    kafka_bootstrap_servers: str
+    influx_url: str
+    influx_token: str
+    influx_org: str
+
+
+@contextmanager
+def native_backends(folder: Path, tell: Callable[[str], None]) -> Iterator[Backends]:
+    """A broker and a database of our own on this machine, without Docker, until the end.
+
+    The first time they are prepared, which takes minutes. Raises PreparationFailed, StartFailed.
+    """
+    missing = [*kafka.missing(), *influxd.missing()]
+    if missing:
+        raise PreparationFailed(
+            f"not installed: {', '.join(missing)}; install them, or name services of your own "
+            "with --kafka and --influx"
+        )
+    kafka.ensure(tell)
+    influxd.ensure(tell)
+    with (
+        kafka.start(folder / "kafka") as broker,
+        influxd.start(folder / "influxd") as database,
+    ):
+        yield Backends(broker.bootstrap_servers, database.url, database.token, database.org)

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import io
+import math
+
+import pytest
+from rich.console import Console
+
+from demo.chart import loss_chart
+from demo.display import Display
+from demo.gateway import Curve
+from demo.ledger import sent_cells
+from demo.plan import GUEST_POINTS_PER_S, Plan, make_plan
+from demo.progress import Progress
+from demo.progress import read as read_progress
+from demo.report import figures, runs_table
+from demo.rows import Row
+
+PLAN = make_plan("digits", steps=1000, steps_per_s=250.0)
+STATES = {run.name: Progress(steps=10, accepted=10, done=True) for run in PLAN.runs}
+GUEST_RUN = PLAN.runs[-1]
+
+
+def printed(renderable: object) -> str:
+    file = io.StringIO()
+    Console(file=file, width=110).print(renderable)
+    return file.getvalue()
+
+
+def stored(run: str, metrics: list[dict[str, float]]):
+    return sent_cells(Row("digits", run, 0, step, step, m) for step, m in enumerate(metrics))
+
+
+def test_the_guest_wants_to_send_more_than_its_limit() -> None:
+    assert GUEST_RUN.tenant.rate == GUEST_POINTS_PER_S < GUEST_RUN.steps_per_s
+    assert GUEST_RUN.hyperparameters.steps > GUEST_POINTS_PER_S
+
+
+def test_runs_have_names_and_seeds_of_their_own_and_one_diverges() -> None:
+    names = {run.name for run in PLAN.runs}
+    assert len(names) == len({run.hyperparameters.seed for run in PLAN.runs}) == len(PLAN.runs)
+    assert "lr-8" in names
+
+
+def test_the_table_tells_best_and_last_values_and_nonfinite_events() -> None:
+    cells = stored(
+        "lr-8",
+        [
+            {"train/loss": 2.5, "val/accuracy": 0.125},
+            {"train/loss": 1.5, "val/accuracy": 0.875},
+            {"train/loss": math.inf, "val/accuracy": 0.25},
+            {"train/loss": math.nan, "grad_norm": math.nan},
+        ],
+    )
+    (line,) = [
+        line for line in printed(runs_table(PLAN, cells, STATES)).splitlines() if "lr-8" in line
+    ]
+    assert [cell.strip() for cell in line.strip("│").split("│")] == [
+        "lr-8", "demo", "4", "1.5000", "nan", "0.8750", "0.2500", "3", "",
+    ]  # fmt: skip
+
+
+def test_a_run_of_which_nothing_is_stored_is_in_the_table_all_the_same() -> None:
+    text = printed(runs_table(PLAN, sent_cells([]), STATES))
+    assert all(run.name in text for run in PLAN.runs)
+
+
+def test_figures_tell_throughput_and_what_the_rate_limit_did() -> None:
+    states = {**STATES, GUEST_RUN.name: Progress(steps=90, accepted=90, limited=4, limited_s=6.5)}
+    cells = stored("lr-0.1", [{"train/loss": 1.0}] * 10)
+    text = printed(figures(PLAN, cells, states, took_s=2.0, latencies="p50 10 to 25 ms"))
+    assert "65 steps/s, 10 values/s over 2.0 s" in text
+    assert "p50 10 to 25 ms" in text
+    assert f"{GUEST_RUN.name} was told to wait 4 times" in text
+    assert "90 of 90 steps" in text
+    assert "sent again" not in text
+
+
+def test_curves_are_drawn_with_their_names_and_a_logarithmic_scale() -> None:
+    steps = tuple(range(0, 1000, 10))
+    curves = [
+        Curve("falls", steps, tuple(2.0 / (1 + step) for step in steps)),
+        Curve("diverges", steps, tuple(2.0 * 1.01**step for step in steps)),
+    ]
+    text = printed(loss_chart(curves, width=90, colour=False))
+    assert "falls" in text
+    assert "diverges" in text
+    for tick in ("1┤", "0.1┤", "0.01┤"):
+        assert tick in text
+    assert "\x1b" not in text
+    assert max(map(len, text.splitlines())) <= 90
+
+
+def test_without_a_curve_the_chart_says_so() -> None:
+    assert "no curves" in loss_chart([Curve("r", (0,), (1.0,))], width=80, colour=False).plain
+
+
+@pytest.fixture
+def clock() -> list[float]:
+    return [0.0]
+
+
+def show(plan: Plan, console: Console, clock: list[float], times: list[float]) -> None:
+    with Display(plan, console, now=lambda: clock[0]) as display:
+        display.note("something happened")
+        for at in times:
+            clock[0] = at
+            display.show(STATES)
+
+
+def test_off_a_terminal_progress_is_a_line_each_two_seconds(clock) -> None:
+    file = io.StringIO()
+    show(PLAN, Console(file=file, width=120), clock, [0.5, 1.0, 2.0, 2.5, 3.0, 4.5])
+    lines = file.getvalue().splitlines()
+    assert lines[0] == "  0.0 s  something happened"
+    assert [line.split(" s ")[0].strip() for line in lines[1:]] == ["2.0", "4.5"]
+    assert "trained 50 of" in lines[1]
+
+
+def test_on_a_terminal_a_table_shows_every_run_and_what_happened(clock) -> None:
+    file = io.StringIO()
+    console = Console(file=file, width=140, force_terminal=True)
+    show(PLAN, console, clock, [0.5, 1.0])
+    for run in PLAN.runs:
+        assert run.name in file.getvalue()
+    assert "something happened" in file.getvalue()
+
+
+def test_progress_comes_back_from_its_file_nan_included(tmp_path) -> None:
+    path = tmp_path / "lr-8.progress.json"
+    assert read_progress(path) == read_progress(path) or math.isnan(read_progress(path).loss)
+    Progress(steps=3, loss=math.inf, accuracy=0.5, problem="x").write(path)
+    assert read_progress(path) == Progress(steps=3, loss=math.inf, accuracy=0.5, problem="x")
+    Progress(steps=4).write(path)
+    assert math.isnan(read_progress(path).loss)
+    assert [file.name for file in tmp_path.iterdir()] == [path.name]
