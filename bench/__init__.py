@@ -1,0 +1,1 @@
+"""The benchmark: one program, one report. ``python -m bench --help`` names its parts."""
