@@ -1,0 +1,174 @@
+"""The dashboard *Pipeline*: whether points flow, from the gateway to the store. In PromQL."""
+
+from __future__ import annotations
+
+from grafana.builders.dashboard import Json, Row, dashboard
+from grafana.builders.panel import state_timeline, time_series
+
+PROMETHEUS: Json = {"type": "prometheus", "uid": "stepclock-prometheus"}
+
+_RATE = "[$__rate_interval]"
+_CIRCUIT = {0: ("closed", "green"), 1: ("half-open", "yellow"), 2: ("open", "red")}
+# A partition that moves is shown by two workers for a moment.
+_LAG = "max by (topic, partition) (stepclock_consumer_lag)"
+
+
+def pipeline() -> Json:
+    """The dashboard."""
+    return dashboard(
+        "stepclock-pipeline",
+        "Pipeline",
+        "What the gateways take and refuse, what waits in Kafka, what the consumers store.",
+        [
+            Row(
+                "Gateway",
+                [
+                    _lines(
+                        "Requests by status",
+                        "5xx: the log is away or we are at fault. 429: a tenant is over its "
+                        "limit. 400: a client sends what can't be stored.",
+                        _per_s("stepclock_gateway_requests_total", "status"),
+                        unit="reqps",
+                    ),
+                    _lines(
+                        "Points by outcome",
+                        "accepted: Kafka has them. refused: bad lines. limited: 429. "
+                        "unavailable: 503.",
+                        _per_s("stepclock_gateway_points_total", "outcome"),
+                    ),
+                    _lines(
+                        "Points accepted by tenant",
+                        "Who sends how much.",
+                        _per_s(
+                            "stepclock_gateway_points_total", "tenant", of='{outcome="accepted"}'
+                        ),
+                    ),
+                    _quantiles(
+                        "Time to answer",
+                        "From a request's first byte to its answer; grows with Kafka's latency.",
+                        "stepclock_gateway_request_seconds",
+                        (0.5, 0.95, 0.99),
+                    ),
+                ],
+            ),
+            Row(
+                "Gateway to Kafka",
+                [
+                    _quantiles(
+                        "Acknowledgement",
+                        "Until Kafka acknowledged a block.",
+                        "stepclock_gateway_ack_seconds",
+                        (0.5, 0.99),
+                    ),
+                    state_timeline(
+                        "Circuit",
+                        "open: Kafka is away, writes get 503 at once.",
+                        PROMETHEUS,
+                        [_target("stepclock_gateway_circuit_state", "{{instance}}")],
+                        states=_CIRCUIT,
+                    ),
+                    time_series(
+                        "Pending bytes and their limit",
+                        "Bytes that wait for Kafka's acknowledgement; at the limit writes get 503.",
+                        PROMETHEUS,
+                        [
+                            _target("stepclock_gateway_pending_bytes", "{{instance}}"),
+                            _target("max(stepclock_gateway_pending_bytes_limit)", "limit"),
+                        ],
+                        unit="bytes",
+                        minimum=0,
+                    ),
+                    _lines(
+                        "Blocks by outcome",
+                        "Records that were handed to Kafka.",
+                        _per_s("stepclock_gateway_blocks_total", "outcome"),
+                    ),
+                ],
+            ),
+            Row(
+                "Consumers",
+                [
+                    _lines(
+                        "Lag by partition",
+                        "Records not yet settled. Growing: the store or the number of consumers "
+                        "is the limit.",
+                        _target(_LAG, "{{topic}} {{partition}}"),
+                    ),
+                    _quantiles(
+                        "End to end",
+                        "From receipt at the gateway to stored in both views.",
+                        "stepclock_consumer_end_to_end_seconds",
+                        (0.5, 0.99),
+                    ),
+                    _lines(
+                        "Writes by outcome",
+                        "Anything but stored that keeps growing: see the runbook.",
+                        _per_s("stepclock_consumer_writes_total", "view", "outcome"),
+                    ),
+                    _quantiles(
+                        "Time of a write",
+                        "As InfluxDB answers.",
+                        "stepclock_consumer_write_seconds",
+                        (0.5, 0.99),
+                    ),
+                ],
+            ),
+            Row(
+                "Trouble",
+                [
+                    _lines(
+                        "Dead letters by reason",
+                        "Lines that were refused behind the gateway, kept with the reason.",
+                        _per_s("stepclock_consumer_dead_letters_total", "reason", "tenant"),
+                    ),
+                    _lines(
+                        "Paused partitions",
+                        "They rest because the store is away, or because memory is full.",
+                        _target("stepclock_consumer_paused_partitions", "{{instance}}"),
+                    ),
+                    _lines(
+                        "Rebalances",
+                        "Partitions that changed hands, in 5 minutes.",
+                        _target(
+                            "sum by (event) (increase(stepclock_consumer_rebalances_total[5m]))",
+                            "{{event}}",
+                        ),
+                    ),
+                    _lines(
+                        "Records lost",
+                        "Deleted by retention before they were read. Must stay 0.",
+                        _target("sum(stepclock_consumer_lost_offsets_total)", "lost"),
+                    ),
+                ],
+            ),
+        ],
+        time_from="now-1h",
+        time_to="now",
+        refresh="10s",
+    )
+
+
+def _lines(title: str, description: str, target: Json, *, unit: str = "short") -> Json:
+    return time_series(title, description, PROMETHEUS, [target], unit=unit, minimum=0)
+
+
+def _quantiles(title: str, description: str, histogram: str, quantiles: tuple[float, ...]) -> Json:
+    """Quantiles of a histogram of seconds, over all instances."""
+    targets = [
+        _target(
+            f"histogram_quantile({q}, sum by (le) (rate({histogram}_bucket{_RATE})))",
+            f"p{q * 100:g}",
+        )
+        for q in quantiles
+    ]
+    return time_series(title, description, PROMETHEUS, targets, unit="s", minimum=0)
+
+
+def _per_s(counter: str, *by: str, of: str = "") -> Json:
+    """A counter's growth per second, summed over instances."""
+    legend = " ".join("{{" + label + "}}" for label in by)
+    return _target(f"sum by ({', '.join(by)}) (rate({counter}{of}{_RATE}))", legend)
+
+
+def _target(expr: str, legend: str) -> Json:
+    return {"expr": expr, "legendFormat": legend, "editorMode": "code", "range": True}

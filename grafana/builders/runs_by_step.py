@@ -1,0 +1,229 @@
+"""The dashboard *Runs by step*: runs of different days laid over each other by training step.
+
+It reads the class `steps`, whose time is the step in milliseconds, so a time range is a range
+of steps: 1970-01-01T00:16:40Z is step 1,000,000. Asked in InfluxQL.
+"""
+
+from __future__ import annotations
+
+from adapters.influxql import select
+from grafana.builders.dashboard import Json, Row, dashboard
+from grafana.builders.panel import repeated, table, time_series, trend
+from schemas.keys import DEFAULT_NAMESPACE
+
+#: The data source whose smallest interval is 1 ms: one step.
+STEPS: Json = {"type": "influxdb", "uid": "stepclock-steps"}
+
+_CALCS = ("min", "lastNotNull")
+
+# `:raw` keeps Grafana from escaping a name as a regular expression, which it does with every
+# variable that may have several values.
+_EXPERIMENT = '"steps"."${experiment:raw}"'
+_OF_RUNS = '"run" =~ /^$run$/'
+_OF_EXPERIMENT = f'"experiment" =~ /^${{experiment:regex}}$/ AND {_OF_RUNS}'
+
+_METRIC_BY_STEP = select(
+    'mean("${metric:raw}")',
+    _EXPERIMENT,
+    _OF_RUNS,
+    "$timeFilter",
+    tail='GROUP BY time($__interval), "run" fill(none)',
+)
+
+
+def runs_by_step(namespace: str = DEFAULT_NAMESPACE) -> Json:
+    """The dashboard for one namespace: the one that its data source names as database."""
+    return dashboard(
+        "stepclock-runs-by-step",
+        "Runs by step",
+        "Metrics of training runs over the training step. The time range is a range of steps: "
+        "one second is 1,000 steps.",
+        [
+            Row(
+                "Metrics by step",
+                [
+                    repeated(
+                        trend(
+                            "${metric:raw}",
+                            "Mean of each run over the step. A resumed run is one curve.",
+                            STEPS,
+                            [_series(_METRIC_BY_STEP, "$tag_run")],
+                            calcs=_CALCS,
+                        )
+                        | {"interval": "1ms"},
+                        "metric",
+                    ),
+                    repeated(
+                        time_series(
+                            "${metric:raw}, drag to zoom",
+                            "The same on an axis that zooms. Its labels are a clock that began "
+                            "with step 0: 00:00:12.345 is step 12,345.",
+                            STEPS,
+                            [_series(_METRIC_BY_STEP, "$tag_run")],
+                            calcs=_CALCS,
+                        )
+                        | {"interval": "1ms"},
+                        "metric",
+                    ),
+                ],
+                height=10,
+            ),
+            Row(
+                "NaN and infinities",
+                [
+                    time_series(
+                        "Non-finite values by step",
+                        "How many values were NaN or infinite, by run and metric.",
+                        STEPS,
+                        [
+                            _series(
+                                select(
+                                    'sum("count")',
+                                    '"steps"."nonfinite"',
+                                    _OF_EXPERIMENT,
+                                    "$timeFilter",
+                                    tail="GROUP BY time($__interval), "
+                                    '"run", "metric", "kind" fill(none)',
+                                ),
+                                "$tag_run $tag_metric $tag_kind",
+                            )
+                        ],
+                        calcs=("sum",),
+                        points=True,
+                    )
+                    | {"interval": "1ms"},
+                    table(
+                        "Non-finite values, first and last step",
+                        "Where it began. Within the chosen steps.",
+                        STEPS,
+                        [
+                            _table(
+                                select(
+                                    'sum("count") AS "values", min("step") AS "first step", '
+                                    'max("step") AS "last step"',
+                                    '"steps"."nonfinite"',
+                                    _OF_EXPERIMENT,
+                                    "$timeFilter",
+                                    tail='GROUP BY "run", "metric", "kind"',
+                                )
+                            )
+                        ],
+                        hidden=("Time",),
+                    ),
+                ],
+            ),
+            Row(
+                "Runs",
+                [
+                    table(
+                        "State",
+                        "The newest state that each run reported, with its step and wall time.",
+                        STEPS,
+                        [
+                            _table(
+                                select(
+                                    'last("state") AS "state", "step"',
+                                    '"events"."run_state"',
+                                    _OF_EXPERIMENT,
+                                    tail='GROUP BY "run"',
+                                )
+                            )
+                        ],
+                    ),
+                    table(
+                        "Resumable at",
+                        "The newest checkpoint of each run: the step from which it can go on.",
+                        STEPS,
+                        [
+                            _table(
+                                select(
+                                    'last("step") AS "step"',
+                                    '"events"."checkpoint"',
+                                    _OF_EXPERIMENT,
+                                    tail='GROUP BY "run"',
+                                )
+                            )
+                        ],
+                    ),
+                    table(
+                        "Attempts",
+                        "The steps of each attempt of a run; the first one has no number.",
+                        STEPS,
+                        [
+                            _table(
+                                select(
+                                    'min("step") AS "from step", max("step") AS "to step"',
+                                    _EXPERIMENT,
+                                    _OF_RUNS,
+                                    tail='GROUP BY "run", "attempt"',
+                                )
+                            )
+                        ],
+                        hidden=("Time",),
+                    ),
+                ],
+            ),
+        ],
+        variables=[
+            # The class steps also holds nonfinite, which is no experiment.
+            _variable(
+                "experiment",
+                f'SHOW MEASUREMENTS ON "{namespace}"."steps"',
+                regex="/^(?!nonfinite$).*$/",
+            ),
+            _variable(
+                "run",
+                f'SHOW TAG VALUES FROM {_EXPERIMENT} WITH KEY = "run"',
+                multi=True,
+                include_all=True,
+            ),
+            _variable(
+                "metric",
+                f"SHOW FIELD KEYS FROM {_EXPERIMENT}",
+                regex="/^(?!step$).*$/",
+                multi=True,
+            ),
+        ],
+        time_from="1970-01-01T00:00:00.000Z",
+        time_to="1970-01-01T00:16:40.000Z",
+    )
+
+
+def _series(query: str, alias: str) -> Json:
+    return {"rawQuery": True, "query": query, "resultFormat": "time_series", "alias": alias}
+
+
+def _table(query: str) -> Json:
+    return {"rawQuery": True, "query": query, "resultFormat": "table"}
+
+
+def _variable(
+    name: str,
+    query: str,
+    *,
+    regex: str = "",
+    multi: bool = False,
+    include_all: bool = False,
+) -> Json:
+    """A variable whose values come from a query, anew at each change of the time range.
+
+    All is one pattern, not a list: a list of a thousand runs would be as long a query.
+    """
+    variable: Json = {
+        "type": "query",
+        "name": name,
+        "label": name.capitalize(),
+        "datasource": STEPS,
+        "query": query,
+        "regex": regex,
+        "multi": multi,
+        "includeAll": include_all,
+        "refresh": 2,
+        "sort": 1,
+    }
+    if include_all:
+        variable |= {
+            "allValue": ".*",
+            "current": {"text": ["All"], "value": ["$__all"]},
+        }
+    return variable
