@@ -57,6 +57,8 @@ lock: ## renew the lock files (needs uv)
 		--universal --python-version 3.11 pyproject.toml -o locks/runtime.txt
 	uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		--universal --python-version 3.11 --extra demo --extra dev pyproject.toml -o locks/dev.txt
+	uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		--universal --python-version 3.11 --group fuzz -o locks/fuzz.txt
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
