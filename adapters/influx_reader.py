@@ -142,7 +142,7 @@ class InfluxReader:
         return sorted((run_series(table, unit_ns) for table in tables), key=lambda s: s.run)
 
     def points(
-        self, namespace: str, retention_class: str, experiment: str
+        self, namespace: str, retention_class: str, experiment: str, run: str | None = None
     ) -> Iterator[StoredPoint]:
         """Every point, by series and ascending time, streamed as the server sends it."""
         (keys,) = self._ask(
@@ -154,8 +154,9 @@ class InfluxReader:
         if not types:
             return
         source = influxql.measurement(retention_class, experiment)
-        everything = influxql.select("*::field", source, tail="GROUP BY *")
-        with self._answer(namespace, everything, chunked="true") as response:
+        of_run = [] if run is None else [influxql.of_runs([run])]
+        wanted = influxql.select("*::field", source, *of_run, tail="GROUP BY *")
+        with self._answer(namespace, wanted, chunked="true") as response:
             for line in response:
                 for result in results_of(line):
                     if "error" in result:

@@ -16,6 +16,7 @@ from admin import dlq, keys
 from admin.check_config import check_config_command
 from admin.demo import demo_command
 from admin.lag import lag_command
+from admin.ledger import ledger_command
 from admin.provision import provision_command
 from admin.settings import settings_command
 from consumers.settings import ConsumerSettings
@@ -39,6 +40,9 @@ app.add_typer(dlq.app, name="dlq")
 app.command("provision", epilog="Example: stepclock-server provision --dry-run")(provision_command)
 app.command("demo", epilog="Example: stepclock-server demo --real")(demo_command)
 app.command("lag", epilog="Example: stepclock-server lag --watch")(lag_command)
+app.command("ledger", epilog="Example: stepclock-server ledger r12 --experiment resnet50")(
+    ledger_command
+)
 app.command("check-config", epilog="Example: stepclock-server check-config --connect")(
     check_config_command
 )

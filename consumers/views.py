@@ -91,7 +91,7 @@ class WallView:
         """Every line."""
         del retention_class  # every class is shown
         zeros = _zeros(block, precision)
-        for number, line in _lines(block):
+        for number, line in block_lines(block):
             yield ViewLine(number, line, line + zeros)
 
 
@@ -127,14 +127,14 @@ class StepsView:
             return b""
         if only is None and not (block.multiline or b'"' in lines or b"\\" in lines):
             return b"\n".join(self._plain_lines(lines))
-        shown = (self._any_line(line, only) for _number, line in _lines(block))
+        shown = (self._any_line(line, only) for _number, line in block_lines(block))
         return b"\n".join(line for line in shown if line is not None)
 
     def lines(self, block: Block, retention_class: str, precision: Precision) -> Iterator[ViewLine]:
         """The lines that have a step, also those whose step can't be used."""
         del precision  # always ms
         only = _NONFINITE if retention_class == "events" else None
-        for number, line in _lines(block):
+        for number, line in block_lines(block):
             try:
                 sent = self._any_line(line, only)
             except Refused as exc:
@@ -241,7 +241,7 @@ def _zeros(block: Block, precision: Precision) -> bytes:
     return b"0" * block.precision.digits
 
 
-def _lines(block: Block) -> Iterator[tuple[int, bytes]]:
+def block_lines(block: Block) -> Iterator[tuple[int, bytes]]:
     """Lines by number from 1. Only the exact splitter knows which newline ends a line."""
     if block.multiline:
         return iter(split(block.lines))

@@ -124,7 +124,7 @@ class Worker:
 
         1. Poll the log; partitions that are revoked meanwhile go through 3 to 6 first.
         2. Add each record to the last batch of its destination.
-        3. Write each due batch into its views: wall, then steps.
+        3. Write each due batch into its views: wall, then steps; then its delivery lines.
         4. Dead-letter what a view refused, and wait until the log has that.
         5. Settle the batch's records.
         6. Commit each partition's low-water mark.

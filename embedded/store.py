@@ -135,11 +135,11 @@ class SqliteStore:
             return store_queries.series(connection, query)
 
     def points(
-        self, namespace: str, retention_class: str, experiment: str
+        self, namespace: str, retention_class: str, experiment: str, run: str | None = None
     ) -> Iterator[StoredPoint]:
         """Every point of one measurement in one class, by series and ascending time."""
         with self._file.reading() as connection:
-            yield from store_queries.points(connection, namespace, retention_class, experiment)
+            yield from store_queries.points(connection, namespace, retention_class, experiment, run)
 
     # -- retention ------------------------------------------------------------------------
 

@@ -130,7 +130,11 @@ def series(connection: sqlite3.Connection, query: SeriesQuery) -> list[RunSeries
 
 
 def points(
-    connection: sqlite3.Connection, namespace: str, retention_class: str, experiment: str
+    connection: sqlite3.Connection,
+    namespace: str,
+    retention_class: str,
+    experiment: str,
+    wanted_run: str | None,
 ) -> Iterator[StoredPoint]:
     """Every point, one series after the other; no more than one series is sorted at a time."""
     measurement_id = _measurement_id(connection, namespace, retention_class, experiment)
@@ -141,7 +145,9 @@ def points(
         )
     }
     every = connection.execute(
-        "SELECT id, tags FROM series WHERE measurement_id = ? ORDER BY tags", (measurement_id,)
+        "SELECT id, tags FROM series WHERE measurement_id = :measurement "
+        "AND (:run IS NULL OR run = :run) ORDER BY tags",
+        {"measurement": measurement_id, "run": wanted_run},
     ).fetchall()
     for series_id, tags in every:
         values = connection.execute(

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from ingest.circuit_breaker import CircuitBreaker
 from ingest.errors import Internal, Unavailable
-from ingest.origin import Origin
+from ingest.origin import Origin, Piece
 from schemas.block import MAX_BLOCK_BYTES, MAX_DELIVERIES, Block, Delivery, encode_headers
 from schemas.log import LogUnavailable, Publisher, RecordRefused
 from schemas.precision import Precision
@@ -91,12 +91,8 @@ class GroupCommit:
                 1.0,
             )
 
-    def add(
-        self, lane: Lane, lines: bytes, points: int, origin: Origin, part: int
-    ) -> asyncio.Future[int]:
-        """Put lines (less than MAX_BLOCK_BYTES) into the lane's block.
-
-        part: which piece of its request this is, from 0.
+    def add(self, lane: Lane, piece: Piece, origin: Origin) -> asyncio.Future[int]:
+        """Put a request's piece (less than MAX_BLOCK_BYTES) into the lane's block.
 
         The future gives the block's offset once the log holds it, or fails with Unavailable.
         Call `check` first, with the size of the whole request.
@@ -104,7 +100,7 @@ class GroupCommit:
         waiter: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         where = (lane.topic, lane.partition)
         blocks = self._open[where].setdefault(lane, [])
-        size = len(lines) + 1
+        size = len(piece.lines) + 1
         if (
             not blocks
             or blocks[-1].size + size > MAX_BLOCK_BYTES
@@ -112,13 +108,13 @@ class GroupCommit:
         ):
             blocks.append(_OpenBlock(origin.received_ns, origin.traceparent))
         block = blocks[-1]
-        block.chunks.append(lines)
-        block.size += size
-        block.points += points
-        block.waiters.append(waiter)
-        delivery = origin.delivery(part, points)
+        delivery = origin.delivery(piece, block.points)
         if delivery is not None:
             block.deliveries.append(delivery)
+        block.chunks.append(piece.lines)
+        block.size += size
+        block.points += piece.points
+        block.waiters.append(waiter)
         self._pending_bytes += size
         metrics.PENDING_BYTES.set(self._pending_bytes)
         self._flush(where)

@@ -16,15 +16,17 @@ from typing import TypeVar
 
 from ingest.errors import BadRequest, Forbidden, Internal, NotFound, RateLimited, Unavailable
 from ingest.group_commit import GroupCommit, Lane
-from ingest.origin import Origin
+from ingest.origin import Origin, Piece
 from ingest.rate_limit import Limit, RateLimiter, Refusal
+from schemas import delivery
 from schemas.admission import Part, Rules
 from schemas.block import MAX_BLOCK_BYTES
+from schemas.experiment import reserved_in
 from schemas.keys import KeyRecord, Role, Tenant
 from schemas.line_protocol import split
 from schemas.log import Publisher
 from schemas.receipt import BlockPosition, encode
-from schemas.retention import DEFAULT_CLASS, Kind, RetentionClass
+from schemas.retention import Kind, RetentionClass
 from schemas.topics import topic_of
 from telemetry import metrics
 
@@ -139,6 +141,14 @@ class Intake:
         """An ingest class that must exist (raw, events)."""
         return self._retention[class_name]
 
+    def origin(self, headers: Mapping[bytes, bytes]) -> Origin:
+        """Where a request that came now is from. Raises BadRequest."""
+        now_ns = self._now_ns()
+        keep_s = self._retention[delivery.CLASS].keep_s
+        return Origin.from_headers(
+            headers, now_ns, 0 if keep_s is None else now_ns - keep_s * 10**9
+        )
+
     def rules(self, retention_class: RetentionClass) -> Rules:
         """What the class admits at this moment."""
         now_ns = self._now_ns()
@@ -147,7 +157,7 @@ class Intake:
             oldest_ns=None if keep_s is None else now_ns - keep_s * 10**9,
             newest_ns=now_ns + _HOUR_NS,
             keep="forever" if keep_s is None else f"{keep_s // 86_400}d",
-            reserved=retention_class.name == DEFAULT_CLASS,
+            reserved=reserved_in(retention_class.name),
         )
 
     async def publish(
@@ -161,21 +171,22 @@ class Intake:
         Raises Unavailable if any block was not acknowledged; others may have been.
         """
         todo = [
-            (class_name, piece, points, part)
+            (class_name, part, lines, points)
             for class_name, part in parts
-            for piece, points in _pieces(part)
+            for lines, points in _pieces(part)
         ]
-        self._commits.check(sum(len(piece) for _, piece, _, _ in todo))
-        order_key = origin.stream.name.encode() if origin.stream else _series_of(todo[0][1])
+        self._commits.check(sum(len(lines) for _, _, lines, _ in todo))
+        order_key = origin.stream.name.encode() if origin.stream else _series_of(todo[0][2])
         waiters: list[asyncio.Future[int]] = []
         where: list[tuple[str, int]] = []
-        for number, (class_name, piece, points, part) in enumerate(todo):
+        for number, (class_name, part, lines, points) in enumerate(todo):
             topic = topic_of(class_name)
             partition = zlib.crc32(order_key) % self._publisher.partition_count(topic)
             lane = Lane(
                 topic, partition, tenant.name, tenant.namespace, part.precision, part.multiline
             )
-            waiters.append(self._commits.add(lane, piece, points, origin, number))
+            piece = Piece(lines, points, number, len(todo))
+            waiters.append(self._commits.add(lane, piece, origin))
             where.append((class_name, partition))
         if len(waiters) == 1:
             offsets = [await waiters[0]]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable
 from typing import Any
 
 from pydantic import ValidationError
@@ -16,7 +14,6 @@ from ingest.body import Bounds, read_body
 from ingest.endpoint import Response
 from ingest.errors import BadRequest, BodyTooLarge, GatewayError, RowsRefused, Unavailable
 from ingest.intake import Intake
-from ingest.origin import Origin
 from ingest.write import count_accepted
 from schemas.admission import MAX_LISTED, Part, admit
 from schemas.metrics import EncodedRow, MetricsRow, encode_row
@@ -33,25 +30,17 @@ _MAX_ROWS = 100_000
 class MetricsRoute:
     """Judges rows one by one: a bad row or value is named, everything else is stored."""
 
-    def __init__(
-        self,
-        keys: KeyStore,
-        intake: Intake,
-        bounds: Bounds,
-        *,
-        now_ns: Callable[[], int] = time.time_ns,
-    ) -> None:
+    def __init__(self, keys: KeyStore, intake: Intake, bounds: Bounds) -> None:
         self._keys = keys
         self._intake = intake
         self._bounds = bounds
-        self._now_ns = now_ns
 
     async def answer(self, scope: Scope, receive: Receive) -> Response:
         """202 with what became of each row, or an error of `ingest.errors`."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         key = self._keys.authenticate(key_in_headers(scope["headers"]))
         self._intake.open(key)
-        origin = Origin.from_headers(headers, self._now_ns())
+        origin = self._intake.origin(headers)
 
         body = await read_body(
             receive,

@@ -6,8 +6,6 @@ the charge, then validation, then the log.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import parse_qs
@@ -19,7 +17,6 @@ from ingest.body import Bounds, read_body
 from ingest.endpoint import Response
 from ingest.errors import BadRequest, Dialect, GatewayError, LinesRefused, Unavailable
 from ingest.intake import Intake
-from ingest.origin import Origin
 from schemas.admission import admit
 from schemas.keys import KeyRecord
 from schemas.precision import REQUEST_PRECISIONS, Precision
@@ -45,14 +42,11 @@ class WriteRoute:
         keys: KeyStore,
         intake: Intake,
         bounds: Bounds,
-        *,
-        now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._dialect = dialect
         self._keys = keys
         self._intake = intake
         self._bounds = bounds
-        self._now_ns = now_ns
 
     async def answer(self, scope: Scope, receive: Receive) -> Response:
         """204, or an error of `ingest.errors`. The order of the checks stands here."""
@@ -61,7 +55,7 @@ class WriteRoute:
         self._intake.open(key)
         target = self._target(scope["query_string"])
         retention_class = self._intake.route(key.tenant, target.namespace, target.class_name)
-        origin = Origin.from_headers(headers, self._now_ns())
+        origin = self._intake.origin(headers)
 
         body = await read_body(
             receive,

@@ -100,7 +100,7 @@ class _Body:
         self._stamp = stamp
         in_block = precision in BLOCK_PRECISIONS
         self._timed_pattern: RunPattern | None = timed(precision, rules) if in_block else None
-        self._untimed_pattern = untimed(reserved=rules.reserved)
+        self._untimed_pattern = untimed(rules.reserved)
         self._part_precision = precision if in_block else Precision.NS
         self._timed = _Lines()
         self._ns = self._timed if self._part_precision is Precision.NS else _Lines()

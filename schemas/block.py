@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, fields
 
 from schemas.log import Headers
 from schemas.precision import BLOCK_PRECISIONS, Precision
@@ -32,7 +32,12 @@ class UnknownBlock(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """What one request put into a block, as its client names it (headers ``Stepclock-…``)."""
+    """What one request put into a block, as its client names it (headers ``Stepclock-…``).
+
+    start: when the stream began, Unix time in ns; 0 where the client did not say. part: which
+    piece of the request this is, from 0 to parts - 1. first: its first line in the block,
+    from 0; points: how many lines.
+    """
 
     stream: str
     sequence: int
@@ -40,6 +45,8 @@ class Delivery:
     experiment: str
     run: str
     part: int
+    parts: int
+    first: int
     points: int
 
 
@@ -121,9 +128,7 @@ def decode(headers: Headers, value: bytes) -> Block:
 
 
 def _encode_deliveries(deliveries: Iterable[Delivery]) -> bytes:
-    rows = [
-        [d.stream, d.sequence, d.start, d.experiment, d.run, d.part, d.points] for d in deliveries
-    ]
+    rows = [astuple(delivery) for delivery in deliveries]
     return json.dumps(rows, separators=(",", ":"), ensure_ascii=False).encode()
 
 
@@ -131,4 +136,10 @@ def _decode_deliveries(data: bytes) -> tuple[Delivery, ...]:
     rows = json.loads(data)
     if not isinstance(rows, list):
         raise ValueError("deliveries is not a list")
-    return tuple(Delivery(*row) for row in rows)
+    deliveries = tuple(Delivery(*row) for row in rows)
+    for delivery in deliveries:
+        for field in fields(Delivery):
+            value = getattr(delivery, field.name)
+            if not isinstance(value, str if field.type == "str" else int):
+                raise ValueError(f"{field.name} of a delivery is {value!r:.20}")
+    return deliveries

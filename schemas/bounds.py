@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from schemas.experiment import is_reserved
 from schemas.field_token import integer
 from schemas.line_scanner import Refused, Scanned
 from schemas.precision import Precision
@@ -24,24 +23,25 @@ class Rules:
     """What one retention class takes at this moment.
 
     oldest_ns, newest_ns: earliest and latest time that is taken; oldest None is no bound.
-    keep: how long the class keeps points (``90d``), for messages. reserved: whether
-    experiment names of Stepclock's own are refused.
+    keep: how long the class keeps points (``90d``), for messages. reserved: measurements that
+    are Stepclock's own there; those with a leading underscore are everywhere.
     """
 
     oldest_ns: int | None
     newest_ns: int
     keep: str
-    reserved: bool
+    reserved: frozenset[str]
 
 
 def check(scanned: Scanned, precision: Precision, rules: Rules) -> None:
     """Raise Refused for a line that is out of bounds."""
     line = scanned.line
-    if rules.reserved and is_reserved(line.measurement.decode()):
+    name = line.measurement.decode()
+    if name.startswith("_") or name in rules.reserved:
         raise Refused(
             scanned.measurement_column,
-            "experiment name is reserved: expected one that does not begin with _ and is not "
-            "nonfinite, run_config, run_state, checkpoint or delivery",
+            "name is reserved: expected one that does not begin with _ and is not "
+            + ", ".join(sorted(rules.reserved)),
         )
     for key, value in line.fields:
         if key == b"step":

@@ -15,7 +15,6 @@ import re2
 
 from schemas.bounds import Rules
 from schemas.digit_range import digit_range
-from schemas.experiment import RESERVED
 from schemas.line_scanner import RESERVED_TAG_KEYS
 from schemas.precision import Precision
 
@@ -65,23 +64,20 @@ def timed(precision: Precision, rules: Rules) -> RunPattern:
 
 
 @lru_cache(maxsize=64)
-def untimed(*, reserved: bool) -> RunPattern:
-    """Lines without a time."""
-    return RunPattern(_series_and_fields(reserved=reserved))
+def untimed(reserved: frozenset[str]) -> RunPattern:
+    """Lines without a time. reserved: measurements that clients can't write."""
+    return RunPattern(_series_and_fields(reserved))
 
 
 @lru_cache(maxsize=64)
-def _timed(precision: Precision, lowest: int, highest: int, reserved: bool) -> RunPattern:
+def _timed(precision: Precision, lowest: int, highest: int, reserved: frozenset[str]) -> RunPattern:
     free_digits = len(str(_WINDOW_STEP_NS // precision.ns)) - 1
     time = digit_range(lowest, highest) + rb"[0-9]{%d}" % free_digits
-    return RunPattern(_series_and_fields(reserved=reserved) + b" " + time)
+    return RunPattern(_series_and_fields(reserved) + b" " + time)
 
 
-def _series_and_fields(*, reserved: bool) -> bytes:
-    taken = RESERVED if reserved else ()
-    measurement = _names_except(
-        [name.encode() for name in taken], *_MEASUREMENT, b"#_" if reserved else b"#"
-    )
+def _series_and_fields(reserved: frozenset[str]) -> bytes:
+    measurement = _names_except([name.encode() for name in reserved], *_MEASUREMENT, b"#_")
     tag_key = _names_except(RESERVED_TAG_KEYS, *_KEY)
     tag_value = _names_except((), *_KEY)
     field = b"(?:" + _STEP + b"|" + _names_except((b"step", b"time"), *_KEY) + b"=" + _VALUE + b")"

@@ -148,10 +148,11 @@ class StoreReader(Protocol):
         ...
 
     def points(
-        self, namespace: str, retention_class: str, experiment: str
+        self, namespace: str, retention_class: str, experiment: str, run: str | None = None
     ) -> Iterator[StoredPoint]:
         """Every point of one measurement in one class, by series and ascending time.
 
+        run: only those of this run; None for all, also those that have none.
         For `steps` the time is the step in ms: time_ns == step * 1_000_000. Streamed.
         """
         ...

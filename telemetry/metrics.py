@@ -55,6 +55,10 @@ CONSUMED_POINTS = Counter(
     "stepclock_consumer_points_total", "Points by outcome.", ["tenant", "outcome"]
 )
 
+# Delivery lines, by which a ledger can be kept: stored, refused (by the store, for what they
+# are), misconfigured (the bucket of class events is not there). The points are settled anyway.
+DELIVERIES = Counter("stepclock_consumer_deliveries_total", "Delivery lines.", ["outcome"])
+
 # Writes to the store by view and outcome: stored, unavailable, refused, too_large,
 # misconfigured. Anything but stored that keeps growing needs a look at the runbook.
 WRITES = Counter("stepclock_consumer_writes_total", "Writes to the store.", ["view", "outcome"])

@@ -32,7 +32,7 @@ BATCH = 50
 NOW_NS = 1_795_277_400 * 10**9
 
 #: No bounds but those of InfluxDB: what the form alone decides.
-OPEN = Rules(None, 2**63 - 2, "forever", reserved=False)
+OPEN = Rules(None, 2**63 - 2, "forever", frozenset())
 
 #: Kinds of refusals that one or both programs would take some lines of.
 OURS = {
@@ -40,6 +40,7 @@ OURS = {
     "field key is reserved",
     "field is there twice",
     "name holds #!~",
+    "name is reserved",
     "space before the line",
     "step is not an integer",
     "step out of range",

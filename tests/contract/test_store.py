@@ -114,6 +114,20 @@ def test_what_was_written_is_read(store: Store, namespace: str) -> None:
     assert dict(point.fields) == {"loss": 0.5, "step": 7, "ok": True}
 
 
+def test_points_of_one_run_are_read_without_those_of_others(store: Store, namespace: str) -> None:
+    store.write(namespace, b"e,run=r a=1 %d\ne,run=r'2 a=2 %d" % (RECENT_NS, RECENT_NS))
+    store.write(namespace, b"e,run=r,rank=1 a=3 %d\ne a=4 %d" % (RECENT_NS, RECENT_NS))
+
+    def values(run: str | None) -> list[object]:
+        points = store.reader.points(namespace, "raw", "e", run)
+        return sorted(point.fields["a"] for point in points)
+
+    assert values("r") == [1.0, 3.0]
+    assert values("r'2") == [2.0]
+    assert values("nosuch") == []
+    assert values(None) == [1.0, 2.0, 3.0, 4.0]
+
+
 def test_a_point_written_twice_is_one(store: Store, namespace: str) -> None:
     for _ in range(2):
         store.write(namespace, b"e,run=r loss=1,step=1i %d" % RECENT_NS)

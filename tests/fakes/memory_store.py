@@ -201,12 +201,12 @@ class MemoryStore:
         return [_downsample(run, found[run], buckets) for run in sorted(found)]
 
     def points(
-        self, namespace: str, retention_class: str, experiment: str
+        self, namespace: str, retention_class: str, experiment: str, run: str | None = None
     ) -> Iterator[StoredPoint]:
         self.ping()
         content = self.content(namespace, retention_class)
         for ((measurement, tags), time_ns), fields in sorted(content.items(), key=_by_series):
-            if measurement == experiment:
+            if measurement == experiment and (run is None or dict(tags).get("run") == run):
                 yield StoredPoint(measurement, dict(tags), time_ns, fields)
 
     # -- for assertions -------------------------------------------------------------------

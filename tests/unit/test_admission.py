@@ -11,6 +11,7 @@ from schemas import run_pattern
 from schemas.admission import MAX_LISTED, Part, Refusal, Rules, admit
 from schemas.bounds import check
 from schemas.digit_range import digit_range
+from schemas.experiment import reserved_in
 from schemas.line_protocol import Refused, parse, scan, split
 from schemas.precision import BLOCK_PRECISIONS, Precision
 from schemas.skeleton import doubtful_lines
@@ -22,8 +23,8 @@ HOUR_NS = 3600 * 10**9
 NOW_NS = 1_795_277_400 * 10**9
 OLDEST_NS = NOW_NS - 90 * 24 * HOUR_NS
 NEWEST_NS = NOW_NS + HOUR_NS
-RAW = Rules(OLDEST_NS, NEWEST_NS, "90d", reserved=True)
-OPEN = Rules(None, 2**63 - 2, "forever", reserved=False)
+RAW = Rules(OLDEST_NS, NEWEST_NS, "90d", reserved_in("raw"))
+OPEN = Rules(None, 2**63 - 2, "forever", frozenset())
 T = b"%d" % NOW_NS
 
 OUT_OF_BOUNDS = [
@@ -40,12 +41,12 @@ OUT_OF_BOUNDS = [
     (b"m a=1  0", 8, "time too old"),
     (b"m a=1 -1", 7, "time too old"),
     (b"m a=1 %d" % (NEWEST_NS + 1), 7, "time too far ahead"),
-    (b"nonfinite a=1", 1, "experiment name is reserved"),
-    (b"run_config,t=1 a=1", 1, "experiment name is reserved"),
-    (b" run_state a=1", 2, "experiment name is reserved"),
-    (b"checkpoint a=1", 1, "experiment name is reserved"),
-    (b"delivery a=1", 1, "experiment name is reserved"),
-    (b"_x a=1", 1, "experiment name is reserved"),
+    (b"nonfinite a=1", 1, "name is reserved"),
+    (b"run_config,t=1 a=1", 1, "name is reserved"),
+    (b" run_state a=1", 2, "name is reserved"),
+    (b"checkpoint a=1", 1, "name is reserved"),
+    (b"delivery a=1", 1, "name is reserved"),
+    (b"_x a=1", 1, "name is reserved"),
     (b'm a="' + b"x" * 512 * 1024 + b'"', 1, "line too long"),
 ]
 
@@ -325,11 +326,11 @@ def is_admitted_exactly(line, rules):
 
 
 @settings(max_examples=400, deadline=None)
-@given(odd_lines(), st.sampled_from([RAW, Rules(None, NEWEST_NS, "forever", reserved=False)]))
+@given(odd_lines(), st.sampled_from([RAW, Rules(None, NEWEST_NS, "forever", frozenset())]))
 def test_what_a_pattern_takes_is_admitted_exactly_or_doubted(line, rules):
     for pattern in (
         run_pattern.timed(Precision.NS, rules),
-        run_pattern.untimed(reserved=rules.reserved),
+        run_pattern.untimed(rules.reserved),
     ):
         if pattern.end(line, 0, len(line)) == len(line) and line not in doubtful_lines(line):
             assert is_admitted_exactly(line, rules)

@@ -7,6 +7,7 @@ import pytest
 from bench.connection import Answer, Connection, build_request, parse_answer
 from bench.lines import bodies, body
 from schemas.admission import Rules, admit
+from schemas.experiment import RESERVED
 from schemas.precision import Precision
 
 LIMITED = (
@@ -61,7 +62,7 @@ def test_connection_carries_one_request_after_the_other():
 
 def test_every_generated_line_is_admitted_and_has_a_time_of_its_own():
     now_ns = 1_795_277_400 * 10**9
-    rules = Rules(now_ns - 10**15, now_ns, "90d", reserved=True)
+    rules = Rules(now_ns - 10**15, now_ns, "90d", RESERVED)
     made = bodies("r12", 100, 3, epoch_ms=now_ns // 10**6 - 3000)
     admission = admit(b"\n".join(made), Precision.MS, rules, lambda: 0)
     assert (admission.points, admission.refused_total, admission.stamped) == (300, 0, 0)

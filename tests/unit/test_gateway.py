@@ -288,7 +288,7 @@ async def test_a_stream_goes_to_one_partition_and_its_block_says_so(gateway):
     headers = {
         "Stepclock-Stream": "host-1",
         "Stepclock-Sequence": "7",
-        "Stepclock-Start": "1700000000000000000",
+        "Stepclock-Start": str(time.time_ns()),
         "Stepclock-Experiment": "resnet",
         "Stepclock-Run": "r1",
         "traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",

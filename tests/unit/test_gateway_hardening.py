@@ -10,7 +10,7 @@ from ingest.app import Dependencies, create_app
 from ingest.auth import KeyStore
 from ingest.circuit_breaker import State
 from ingest.errors import Internal
-from ingest.origin import Origin
+from ingest.origin import Origin, Piece
 from ingest.settings import HttpSettings
 from schemas import retention
 from schemas.block import MAX_BLOCK_BYTES, MAX_DELIVERIES, Block, encode_headers
@@ -222,7 +222,7 @@ def test_the_headers_of_a_block_with_the_longest_names_fit_a_record():
         b"stepclock-run": name,
         b"stepclock-sequence": b"9" * 18,
     }
-    delivery = Origin.from_headers(headers, 1).delivery(0, 1)
+    delivery = Origin.from_headers(headers, 1).delivery(Piece(b"x", 1), 0)
     block = Block("t", "n", Precision.NS, 1, 1, b"", deliveries=tuple([delivery] * MAX_DELIVERIES))
     size = sum(len(value) for _, value in encode_headers(block))
     assert size + MAX_BLOCK_BYTES < 1_000_000

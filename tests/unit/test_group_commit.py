@@ -5,7 +5,7 @@ import pytest
 from ingest.circuit_breaker import CircuitBreaker, State
 from ingest.errors import Internal, Unavailable
 from ingest.group_commit import GroupCommit, Lane
-from ingest.origin import Origin, Stream
+from ingest.origin import Origin, Piece, Stream
 from schemas.block import MAX_BLOCK_BYTES, Delivery, decode
 from schemas.log import LogUnavailable
 from schemas.precision import Precision
@@ -34,7 +34,7 @@ class Bench:
         )
 
     def add(self, lines, *, to=LANE, origin=ORIGIN):
-        return self.commits.add(to, lines, lines.count(b"\n") + 1, origin, 0)
+        return self.commits.add(to, Piece(lines, lines.count(b"\n") + 1), origin)
 
     def values(self):
         return [record.value for record in self.log.records(TOPIC)]
@@ -70,8 +70,8 @@ def test_a_block_says_what_is_in_it():
     async def scenario():
         bench = Bench(max_in_flight=1)
         bench.log.hold()
-        deliveries = [Delivery("s", n, 5, "exp", "r1", 0, 2) for n in range(3)]
-        origins = [Origin(7, Stream("s", n, 5, "exp", "r1"), f"trace-{n}") for n in range(3)]
+        streams = [Stream("s", n, 5, "exp", "r1") for n in range(3)]
+        origins = [Origin(7, stream, f"trace-{n}") for n, stream in enumerate(streams)]
         waiters = [bench.add(b"a\nb", origin=origin) for origin in origins]
         bench.log.release()
         await asyncio.gather(*waiters)
@@ -83,7 +83,10 @@ def test_a_block_says_what_is_in_it():
             Precision.NS,
         )
         assert (block.points, block.received_ns, block.traceparent) == (4, 7, "trace-1")
-        assert block.deliveries == tuple(deliveries[1:])
+        assert block.deliveries == (
+            Delivery("s", 1, 5, "exp", "r1", part=0, parts=1, first=0, points=2),
+            Delivery("s", 2, 5, "exp", "r1", part=0, parts=1, first=2, points=2),
+        )
 
     asyncio.run(scenario())
 

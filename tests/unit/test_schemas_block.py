@@ -24,6 +24,8 @@ deliveries = st.builds(
     experiment=texts,
     run=texts,
     part=counts,
+    parts=counts,
+    first=counts,
     points=counts,
 )
 blocks = st.builds(

@@ -9,6 +9,7 @@ from consumers.views import StepsView
 from schemas.admission import admit
 from schemas.bounds import Rules
 from schemas.dead_letter import encode_headers
+from schemas.experiment import RESERVED
 from schemas.precision import Precision
 from tests.fakes.worker_rig import RAW, Rig, line
 
@@ -17,7 +18,7 @@ NOW_NS = time.time_ns()
 
 @pytest.mark.parametrize("step", [b"0" * 5000 + b"5i", b"-0i", b"-1i"])
 def test_a_step_that_nobody_writes_is_refused_at_the_gateway(step):
-    rules = Rules(NOW_NS - 10**15, NOW_NS + 10**12, "90d", reserved=True)
+    rules = Rules(NOW_NS - 10**15, NOW_NS + 10**12, "90d", RESERVED)
     admission = admit(b"e f=1,step=%b %d" % (step, NOW_NS), Precision.NS, rules, lambda: NOW_NS)
     assert admission.refusals[0].reason.startswith("step out of range")
 
@@ -75,7 +76,7 @@ def test_remembered_series_are_bounded_in_bytes():
 
 def test_bytes_that_are_not_utf_8_cost_the_same_however_long_the_body():
     bad = b"m,t=\xff f=1 %d\n" % NOW_NS
-    rules = Rules(NOW_NS - 10**15, NOW_NS + 10**12, "90d", reserved=True)
+    rules = Rules(NOW_NS - 10**15, NOW_NS + 10**12, "90d", RESERVED)
 
     def seconds(filler):
         body = bad * 200 + filler
