@@ -14,7 +14,7 @@ from schemas.block import MAX_BLOCK_BYTES
 from schemas.dead_letter import DeadLetter, encode_headers
 from schemas.log import LogUnavailable, Publisher, RecordRefused
 from schemas.topics import DEAD_LETTER_TOPIC
-from telemetry.metrics import DEAD_LETTERS
+from telemetry.metrics import DEAD_LETTERS, tenant_label
 
 #: Bytes sent before their acknowledgements are awaited.
 _WINDOW_BYTES = 2 * 1024 * 1024
@@ -58,7 +58,7 @@ class DeadLetters:
                         self._wait(pending)
                         pending, sent_bytes = [], 0
                 lines = letter.lines.count(b"\n") + 1
-                DEAD_LETTERS.labels(letter.reason.value, letter.tenant).inc(lines)
+                DEAD_LETTERS.labels(letter.reason.value, tenant_label(letter.tenant)).inc(lines)
             self._wait(pending)
         except (LogUnavailable, RecordRefused, FutureTimeout) as exc:
             raise DeadLettersUnwritable(

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 
 from consumers.flush import Flush
 from schemas.dead_letter import DeadLetter
-from telemetry.metrics import CONSUMED_POINTS, END_TO_END_SECONDS
+from telemetry.metrics import CONSUMED_POINTS, END_TO_END_SECONDS, tenant_label
 
 
 def count_settled(flush: Flush, now_ns: int, on_stored: Callable[[int, int], None] | None) -> None:
@@ -20,9 +20,9 @@ def count_settled(flush: Flush, now_ns: int, on_stored: Callable[[int, int], Non
         block, dead_points = placed.block, dead.get(placed, 0)
         stored = max(0, block.points - dead_points)
         if dead_points:
-            CONSUMED_POINTS.labels(block.tenant, "dead").inc(dead_points)
+            CONSUMED_POINTS.labels(tenant_label(block.tenant), "dead").inc(dead_points)
         if stored:
-            CONSUMED_POINTS.labels(block.tenant, "stored").inc(stored)
+            CONSUMED_POINTS.labels(tenant_label(block.tenant), "stored").inc(stored)
             END_TO_END_SECONDS.observe(max(0.0, (now_ns - block.received_ns) / 1e9))
             if on_stored is not None:
                 on_stored(block.received_ns, stored)
@@ -31,4 +31,6 @@ def count_settled(flush: Flush, now_ns: int, on_stored: Callable[[int, int], Non
 def count_refused(letters: Iterable[DeadLetter]) -> None:
     """Count lines that never became part of a batch."""
     for letter in letters:
-        CONSUMED_POINTS.labels(letter.tenant, "dead").inc(letter.lines.count(b"\n") + 1)
+        CONSUMED_POINTS.labels(tenant_label(letter.tenant), "dead").inc(
+            letter.lines.count(b"\n") + 1
+        )

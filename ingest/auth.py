@@ -8,6 +8,7 @@ import binascii
 import hmac
 import logging
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
@@ -22,8 +23,14 @@ _log = logging.getLogger("stepclock.auth")
 _HINT = "send a key made by 'stepclock-server keys create' as 'Authorization: Bearer <key>'"
 
 
+#: Larger files are read beside the event loop; this one holds some 300 keys.
+_INLINE_BYTES = 64 * 1024
+
+
 class KeyStore:
     """The keys of one file. A file that can't be read keeps the old keys, and says why.
+
+    A large one takes seconds, in which the old keys stay valid.
 
     Raises InvalidKeys or OSError if the file can't be read at the start.
     """
@@ -41,6 +48,7 @@ class KeyStore:
         self._now = now
         self._utc_now = utc_now
         self._checked_at = now()
+        self._reading: threading.Thread | None = None
         self._stamp = self._file_stamp()
         try:
             self._keys: Mapping[str, KeyRecord] = parse(path.read_text("utf-8"))
@@ -77,16 +85,30 @@ class KeyStore:
 
     def _read(self, *, even_if_unchanged: bool) -> None:
         self._checked_at = self._now()
+        if self._reading is not None and self._reading.is_alive():
+            return  # what it misses, the next look finds
         try:
             stamp = self._file_stamp()
-            if stamp == self._stamp and not even_if_unchanged:
-                return
-            self._stamp = stamp
-            self._keys = parse(self._path.read_text("utf-8"))
+        except OSError as exc:
+            _log.error("%s can't be read, the old keys stay valid: %s", self._path, exc)
+            return
+        if stamp == self._stamp and not even_if_unchanged:
+            return
+        self._stamp = stamp
+        if stamp[1] <= _INLINE_BYTES:
+            self._read_whole()
+        else:
+            self._reading = threading.Thread(target=self._read_whole, name="keys", daemon=True)
+            self._reading.start()
+
+    def _read_whole(self) -> None:
+        try:
+            keys = parse(self._path.read_text("utf-8"))
         except (OSError, UnicodeDecodeError, InvalidKeys) as exc:
             _log.error("%s can't be read, the old keys stay valid: %s", self._path, exc)
         else:
-            _log.info("%s reloaded: %d keys", self._path, len(self._keys))
+            self._keys = keys
+            _log.info("%s reloaded: %d keys", self._path, len(keys))
 
     def _file_stamp(self) -> tuple[int, int, int]:
         stat = self._path.stat()

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import platformdirs
-import tomlkit
+import tomli_w
 
 from schemas.keys import dump, id_of, new_key, record_of
 
@@ -56,9 +56,7 @@ def ensure_keys(configured: Path | None, data_dir: Path, host: str) -> Path:
     key = _known_key()
     if key is None:
         key, record = new_key(_TENANT, created=now)
-        document = tomlkit.document()
-        document["key"] = key
-        write_private(credentials_path(), tomlkit.dumps(document))
+        write_private(credentials_path(), tomli_w.dumps({"key": key}))
     else:
         record = record_of(key, _TENANT, created=now)
     write_private(path, dump([record]))

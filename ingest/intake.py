@@ -115,7 +115,7 @@ class Intake:
     def refund(self, tenant: Tenant, points: int) -> None:
         """Undo a charge whose points were not taken, for a reason that is ours."""
         self._limiter.refund(tenant.name, points)
-        metrics.POINTS.labels(tenant.name, "unavailable").inc(points)
+        metrics.POINTS.labels(metrics.tenant_label(tenant.name), "unavailable").inc(points)
 
     def route(self, tenant: Tenant, namespace: str | None, class_name: str) -> RetentionClass:
         """The ingest class that a request names. Raises Forbidden, NotFound, BadRequest."""
@@ -247,7 +247,7 @@ def _series_of(lines: bytes) -> bytes:
 
 def _limited(tenant: Tenant, points: int, refusal: Refusal) -> RateLimited:
     if points:
-        metrics.POINTS.labels(tenant.name, "limited").inc(points)
+        metrics.POINTS.labels(metrics.tenant_label(tenant.name), "limited").inc(points)
     limit = refusal.limit
     error = RateLimited(
         f"tenant {tenant.name!r} is over its limit of {limit.rate} points/s "

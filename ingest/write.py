@@ -87,7 +87,9 @@ class WriteRoute:
                 raise
             count_accepted(key, admission.points, admission.stamped)
         if admission.refused_total:
-            metrics.POINTS.labels(key.tenant.name, "refused").inc(admission.refused_total)
+            metrics.POINTS.labels(metrics.tenant_label(key.tenant.name), "refused").inc(
+                admission.refused_total
+            )
             raise LinesRefused(
                 admission.points, admission.refusals, admission.refused_total, receipt
             )
@@ -126,9 +128,9 @@ def _one(parameters: dict[str, list[str]], name: str) -> str | None:
 
 def count_accepted(key: KeyRecord, points: int, stamped: int) -> None:
     """Count what the log has taken for a key's tenant."""
-    metrics.POINTS.labels(key.tenant.name, "accepted").inc(points)
+    metrics.POINTS.labels(metrics.tenant_label(key.tenant.name), "accepted").inc(points)
     if stamped:
-        metrics.STAMPED.labels(key.tenant.name).inc(stamped)
+        metrics.STAMPED.labels(metrics.tenant_label(key.tenant.name)).inc(stamped)
 
 
 def _accepted_headers(receipt: str | None, stamped: int) -> list[tuple[bytes, bytes]]:

@@ -1,12 +1,28 @@
 """Every metric of Stepclock, each with a comment that says what a change of it means.
 
-Latencies in seconds, sizes in bytes. Labels are bounded: tenants are limited in number by
-the keys file, topics and partitions by the broker.
+Latencies in seconds, sizes in bytes. Labels are bounded: tenants by `tenant_label`, topics and
+partitions by the broker.
 """
 
 from __future__ import annotations
 
 from prometheus_client import Counter, Gauge, Histogram
+
+#: Tenants that have a label of their own in a process: each costs some kilobytes.
+MAX_TENANT_LABELS = 1000
+OTHER_TENANTS = "(others)"
+
+_labelled: set[str] = set()
+
+
+def tenant_label(name: str) -> str:
+    """The label of a tenant: its name for the first thousand that a process meets."""
+    if name not in _labelled:
+        if len(_labelled) >= MAX_TENANT_LABELS:
+            return OTHER_TENANTS
+        _labelled.add(name)
+    return name
+
 
 _LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 

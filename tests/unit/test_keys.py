@@ -7,6 +7,7 @@ from ingest.auth import KeyStore, key_in_headers, key_in_query
 from ingest.credentials import NoKeys, credentials_path, ensure_keys
 from ingest.errors import Unauthorized
 from schemas.keys import InvalidKeys, Role, dump, id_of, new_key, parse
+from tests.deadline import eventually
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 
@@ -165,3 +166,56 @@ def test_credentials_that_hold_no_key_are_made_anew(tmp_path, monkeypatch):
     path = ensure_keys(None, tmp_path / "data", "127.0.0.1")
     key = credentials_path().read_text().split('"')[1]
     assert KeyStore(path).authenticate(key).tenant.name == "default"
+
+
+def large_file(count):
+    """A file of so many tenants with a key each, tenants first, and its first and last key."""
+    made = [new_key(f"tenant-{n}", rate=n + 1) for n in range(count)]
+    return dump(record for _, record in made), made[0][0], made[-1][0]
+
+
+def test_a_large_file_is_read_in_pieces_to_the_same_records():
+    text, _, _ = large_file(3000)
+    assert len(text) > 2 * 256 * 1024
+    records = parse(text)
+    assert len(records) == 3000
+    assert {record.tenant.rate for record in records.values()} == set(range(1, 3001))
+    assert parse(dump(records.values())) == records
+
+
+def test_a_table_that_is_there_twice_in_a_large_file_is_refused():
+    text, _, _ = large_file(3000)
+    with pytest.raises(InvalidKeys, match=r"tenants\.tenant-0 is there twice"):
+        parse(text + "\n[tenants.tenant-0]\n")
+
+
+def test_a_string_of_several_lines_in_a_large_file_is_no_place_to_cut():
+    text, _, _ = large_file(3000)
+    filler = "[no table]\n" * 30_000
+    with pytest.raises(InvalidKeys, match="namespace"):
+        parse(f'{text}\n[tenants.odd]\nnamespace = """\n{filler}"""\n')
+
+
+def test_keys_may_stand_before_their_tenants():
+    text, _, _ = large_file(3000)
+    tenants, keys = text.index("[tenants."), text.index("[keys.")
+    turned = text[keys:] + "\n" + text[tenants:keys]
+    assert parse(turned) == parse(text)
+
+
+def test_a_large_file_is_reloaded_beside_the_event_loop(tmp_path):
+    path = tmp_path / "keys.toml"
+    key, record = new_key("a")
+    path.write_text(dump([record]))
+    store = KeyStore(path, check_every_s=0)
+    text, _, last = large_file(1000)
+    path.write_text(text)
+    assert store.authenticate(key).tenant.name == "a", "the old keys stay valid meanwhile"
+
+    def authenticated():
+        try:
+            return store.authenticate(last).tenant.name == "tenant-999"
+        except Unauthorized:
+            return False
+
+    assert eventually(authenticated)
