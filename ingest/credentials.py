@@ -68,7 +68,7 @@ def _known_key() -> str | None:
     """The key that an earlier server left: another server of this user takes the same one."""
     try:
         key = tomllib.loads(credentials_path().read_text("utf-8")).get("key")
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+    except (OSError, ValueError, RecursionError):  # no file, no text, no TOML
         return None
     return key if isinstance(key, str) and id_of(key) else None
 

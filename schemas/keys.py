@@ -127,13 +127,14 @@ def parse(text: str) -> Mapping[str, KeyRecord]:
 
     A large file is parsed piece by piece: as one, 100,000 tenants would take 300 MB.
     """
+    # ValueError and RecursionError: numbers too long and nests too deep as well.
     try:
         return _records(map(_document, _pieces(text)))
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         pass  # perhaps a piece that ends within a string of several lines
     try:
         return _records([_document(text)])
-    except tomllib.TOMLDecodeError as exc:
+    except (ValueError, RecursionError) as exc:
         raise InvalidKeys(f"not valid TOML: {exc}") from exc
 
 
@@ -180,6 +181,8 @@ def _records(documents: Iterable[Mapping[str, Mapping[str, object]]]) -> dict[st
                 raise InvalidKeys(f"keys.{key_id} is there twice")
             records[key_id] = _parse_key(key_id, table, tenants)
     for key_id, table in early:
+        if key_id in records:
+            raise InvalidKeys(f"keys.{key_id} is there twice")
         records[key_id] = _parse_key(key_id, table, tenants)
     return records
 
@@ -226,9 +229,10 @@ def _parse_tenant(name: str, table: object) -> Tenant:
 def _parse_key(key_id: str, table: object, tenants: Mapping[str, Tenant]) -> KeyRecord:
     where = f"keys.{key_id}"
     entry = _table(where, table, {"tenant", "sha256", "role", "created", "expires", "revoked"})
-    tenant = tenants.get(str(entry.get("tenant")))
+    name = entry.get("tenant")
+    tenant = tenants.get(name) if isinstance(name, str) else None
     if tenant is None:
-        raise InvalidKeys(f"{where}: tenant {entry.get('tenant')!r} has no [tenants.…] table")
+        raise InvalidKeys(f"{where}: tenant {name!r} has no [tenants.…] table")
     sha256 = entry.get("sha256")
     if not isinstance(sha256, str) or not _SHA256.fullmatch(sha256):
         raise InvalidKeys(f"{where}: sha256 must be 64 hexadecimal digits")

@@ -9,7 +9,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib import resources
 
+from schemas.topics import DEAD_LETTER_TOPIC, topic_of
+
 _SECONDS = {"h": 3600, "d": 86_400, "y": 365 * 86_400}
+# What databases count in signed 64-bit nanoseconds ends at 292 years.
+_MAX_YEARS = 290
 _DURATION = re.compile(r"([1-9][0-9]{0,5})([hdy])")
 _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 
@@ -57,7 +61,7 @@ def parse(text: str) -> Mapping[str, RetentionClass]:
     """
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as exc:
+    except (ValueError, RecursionError) as exc:  # numbers too long and nests too deep as well
         raise InvalidRetention(f"not valid TOML: {exc}") from exc
     tables = document.get("classes")
     if not isinstance(tables, dict) or set(document) != {"classes"}:
@@ -82,7 +86,10 @@ def parse_duration(text: str) -> int | None:
     match = _DURATION.fullmatch(text)
     if match is None:
         raise ValueError(f'{text!r} is no duration; write "90d", "24h", "2y" or "forever"')
-    return int(match[1]) * _SECONDS[match[2]]
+    seconds = int(match[1]) * _SECONDS[match[2]]
+    if seconds > _MAX_YEARS * _SECONDS["y"]:
+        raise ValueError(f'{text!r} is over {_MAX_YEARS} years; write "forever"')
+    return seconds
 
 
 def format_duration(seconds: int | None) -> str:
@@ -107,6 +114,8 @@ def _parse_class(name: str, table: object) -> RetentionClass:
         kind = Kind(str(table.get("kind")))
     except ValueError:
         raise InvalidRetention(f'class {name!r}: kind must be "ingest" or "derived"') from None
+    if topic_of(name) == DEAD_LETTER_TOPIC:
+        raise InvalidRetention(f"class name {name!r} would be the topic of the dead letters")
     keep_s = _duration(name, "keep", table)
     shard_s = _duration(name, "shard", table) if "shard" in table else None
     if keep_s is not None and shard_s is not None and shard_s > keep_s:

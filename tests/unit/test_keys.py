@@ -219,3 +219,41 @@ def test_a_large_file_is_reloaded_beside_the_event_loop(tmp_path):
             return False
 
     assert eventually(authenticated)
+
+
+@pytest.mark.parametrize(
+    ("tenant", "line"), [("None", ""), ("5", "tenant = 5"), ("True", "tenant = true")]
+)
+def test_a_key_belongs_to_the_tenant_that_it_names_and_to_no_namesake_of_another_type(tenant, line):
+    sha256 = "ab" * 32
+    text = f'[tenants.{tenant}]\n[keys.k1]\nsha256 = "{sha256}"\n{line}\n'
+    with pytest.raises(InvalidKeys, match="has no"):
+        parse(text)
+
+
+@pytest.mark.parametrize("value", ["[" * 5000, "{a=" * 5000, "9" * 5000], ids=lambda v: v[:3])
+def test_a_file_that_no_toml_parser_likes_is_refused_as_any_other(value):
+    with pytest.raises(InvalidKeys, match="not valid TOML"):
+        parse(f"a = {value}")
+
+
+def test_keys_stay_valid_while_a_file_nests_too_deep_for_its_parser(tmp_path):
+    key, record = new_key("vision")
+    path = tmp_path / "keys.toml"
+    keys = store(path, record, check_every_s=0.0)
+    path.write_text("a = " + "[" * 5000)
+    assert keys.authenticate(key) == record
+
+
+@pytest.mark.parametrize("credentials", ["é", "dTpw\xff", "!!!", "/w=="])
+def test_basic_credentials_that_can_not_be_decoded_are_no_key(credentials):
+    with pytest.raises(Unauthorized, match="can't be decoded"):
+        key_in_headers([(b"authorization", f"Basic {credentials}".encode("latin-1"))])
+
+
+def test_a_key_that_is_there_twice_in_a_large_file_is_refused_also_before_its_tenant():
+    text, first, _ = large_file(3000)
+    tenants, keys = text.index("[tenants."), text.index("[keys.")
+    again = f'\n[keys.{id_of(first)}]\ntenant = "tenant-1"\nsha256 = "{"ab" * 32}"\n'
+    with pytest.raises(InvalidKeys, match=f"keys.{id_of(first)} is there twice"):
+        parse(text[keys:] + again + text[tenants:keys])

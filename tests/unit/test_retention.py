@@ -171,3 +171,20 @@ def test_buckets_cover_the_range_with_no_more_than_asked(
     used = -(-(high - low) // buckets.width)
     assert 1 <= used <= points
     assert buckets.width == 1 or -(-(high - low) // (buckets.width - 1)) > points
+
+
+def test_no_class_takes_the_topic_of_the_dead_letters() -> None:
+    with pytest.raises(InvalidRetention, match="'dlq' would be the topic of the dead letters"):
+        parse(text(dlq='kind = "ingest"\nkeep = "9d"'))
+
+
+@pytest.mark.parametrize("keep", ["291y", "999999d", "999999y"])
+def test_more_years_than_a_database_can_count_are_refused(keep: str) -> None:
+    with pytest.raises(InvalidRetention, match='over 290 years; write "forever"'):
+        parse(text(raw=f'kind = "ingest"\nkeep = "{keep}"'))
+
+
+@pytest.mark.parametrize("value", ["[" * 5000, "{a=" * 5000, "9" * 5000], ids=lambda v: v[:3])
+def test_a_file_that_no_toml_parser_likes_is_refused_as_any_other(value: str) -> None:
+    with pytest.raises(InvalidRetention, match="not valid TOML"):
+        parse(f"a = {value}")
