@@ -20,6 +20,8 @@ _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\\]")
 # W3C Trace Context, 3.2: version, trace id, parent id, flags.
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
+_INT64_MAX = 2**63 - 1
+
 
 @dataclass(frozen=True, slots=True)
 class Piece:
@@ -60,7 +62,7 @@ class Stream:
         numbers = []
         for header in (b"stepclock-sequence", b"stepclock-start"):
             value = headers.get(header, b"0")
-            if not value.isdigit() or len(value) > 19:
+            if not value.isdigit() or len(value) > 19 or int(value) > _INT64_MAX:
                 raise BadRequest(f"header {header.decode().title()} must be a whole number")
             numbers.append(int(value))
         sequence, start = numbers

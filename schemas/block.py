@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from dataclasses import astuple, dataclass, fields
+from typing import Any
 
 from schemas.log import Headers
 from schemas.precision import BLOCK_PRECISIONS, Precision
@@ -20,6 +21,9 @@ MAX_BLOCK_BYTES = 512 * 1024
 
 #: A block of many small requests names at most this many of their deliveries.
 MAX_DELIVERIES = 256
+
+_INT64_MAX = 2**63 - 1
+_MAX_DIGITS = len(str(_INT64_MAX))
 
 
 class ForeignRecord(Exception):
@@ -48,6 +52,9 @@ class Delivery:
     parts: int
     first: int
     points: int
+
+
+_DELIVERY_TYPES = [str if field.type == "str" else int for field in fields(Delivery)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,8 +122,8 @@ def decode(headers: Headers, value: bytes) -> Block:
             tenant=found["tenant"].decode(),
             namespace=found["namespace"].decode(),
             precision=precision,
-            points=int(found["points"]),
-            received_ns=int(found["received_ns"]),
+            points=_number(found["points"]),
+            received_ns=_number(found["received_ns"]),
             lines=value,
             multiline=found.get("multiline") == b"1",
             deliveries=_decode_deliveries(found.get("deliveries", b"[]")),
@@ -136,10 +143,23 @@ def _decode_deliveries(data: bytes) -> tuple[Delivery, ...]:
     rows = json.loads(data)
     if not isinstance(rows, list):
         raise ValueError("deliveries is not a list")
-    deliveries = tuple(Delivery(*row) for row in rows)
-    for delivery in deliveries:
-        for field in fields(Delivery):
-            value = getattr(delivery, field.name)
-            if not isinstance(value, str if field.type == "str" else int):
-                raise ValueError(f"{field.name} of a delivery is {value!r:.20}")
-    return deliveries
+    return tuple(Delivery(*_checked(row)) for row in rows)
+
+
+def _checked(row: list[Any]) -> list[Any]:
+    """The members of a delivery, if they are such as a gateway writes."""
+    if [type(member) for member in row] != _DELIVERY_TYPES:
+        raise ValueError("a delivery has members of other types")
+    for member in row:
+        if isinstance(member, str):
+            member.encode()  # a lone surrogate is a ValueError
+        elif not 0 <= member <= _INT64_MAX:
+            raise ValueError("a number of a delivery is out of range")
+    return row
+
+
+def _number(digits: bytes) -> int:
+    """A count or a time: digits alone, which int() is not content with."""
+    if not digits.isdigit() or len(digits) > _MAX_DIGITS or int(digits) > _INT64_MAX:
+        raise ValueError(f"{digits[:20]!r} is no number of 0 to 2^63-1")
+    return int(digits)
