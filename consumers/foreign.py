@@ -47,15 +47,17 @@ def admit(record: Record) -> Admitted:
         everything = _letter(record, record.value, str(exc), DEFAULT_NAMESPACE, Precision.NS)
         return Admitted(_block(DEFAULT_NAMESPACE, received_ns, []), (everything,))
     good: list[bytes] = []
-    bad: dict[str, list[bytes]] = {}
+    bad: dict[tuple[str, int], list[bytes]] = {}
     for number, line in split(record.value):
         try:
             good.append(_timed(line, precision, received_ns + number))
         except Refused as exc:
-            bad.setdefault(describe(exc), []).append(line)
+            # Behind one with an open quote, the next line would be read as the rest of its string.
+            alone = number if b'"' in line else 0
+            bad.setdefault((describe(exc), alone), []).append(line)
     letters = tuple(
         _letter(record, b"\n".join(lines), detail, namespace, precision)
-        for detail, lines in bad.items()
+        for (detail, _), lines in bad.items()
     )
     return Admitted(_block(namespace, received_ns, good), letters)
 

@@ -7,6 +7,7 @@ from consumers.errors import DeadLettersUnwritable, LossAccepted, RecordsLost
 from consumers.views import WallView
 from schemas.block import MAX_BLOCK_BYTES
 from schemas.dead_letter import Reason
+from schemas.line_protocol import split
 from schemas.log import LogUnavailable, TopicPartition
 from schemas.precision import Precision
 from schemas.store import LinesRefused, StoreMisconfigured, StoreUnavailable, WriteTooLarge
@@ -466,6 +467,15 @@ def test_foreign_records_are_validated_line_by_line():
     (letter,) = rig.letters()
     assert (letter.lines, letter.reason, letter.tenant) == (b"broken", Reason.MALFORMED, "foreign")
     assert letter.offset == offset
+
+
+def test_refused_lines_that_joined_would_make_a_good_one_are_kept_apart():
+    rig = Rig()
+    foreign(rig, b'm s="\n\xff\nm s="\nbroken\nbroken too')
+    rig.settle()
+    letters = [letter.lines for letter in rig.letters()]
+    assert letters == [b'm s="', b"\xff", b'm s="', b"broken", b"broken too"]
+    assert all(len(list(split(lines))) == 1 for lines in letters)
 
 
 def test_foreign_lines_without_a_time_get_the_records_and_none_overwrites_another():
