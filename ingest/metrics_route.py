@@ -131,8 +131,10 @@ class _Judged:
             admission = admit(line + suffix, Precision.NS, self._rules[name], self._stamp)
             if admission.refused_total:
                 refusal = admission.refusals[0]
-                # Only the time is left to be refused: names and step were judged above.
-                self._reject(index, "time", refusal.reason.partition(";")[0])
+                # Names and step were judged above. What is left is the time, and what is too
+                # long all together.
+                field = "time" if refusal.reason.startswith("time ") else "row"
+                self._reject(index, field, refusal.reason.partition(";")[0])
                 return False
         for name, line in lines:
             self._lines[name].append(line + suffix)

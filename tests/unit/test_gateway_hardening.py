@@ -9,7 +9,7 @@ import pytest
 from ingest.app import Dependencies, create_app
 from ingest.auth import KeyStore
 from ingest.circuit_breaker import State
-from ingest.errors import Internal
+from ingest.errors import BadRequest, Internal
 from ingest.origin import Origin, Piece
 from ingest.settings import HttpSettings
 from schemas import retention
@@ -214,6 +214,23 @@ def test_a_keys_file_that_is_no_table_keeps_the_old_keys(tmp_path):
         assert store.authenticate(key).id == record.id
 
 
+def test_a_row_that_is_too_long_is_not_said_to_have_a_wrong_time(tmp_path):
+    async def scenario():
+        async with running(tmp_path) as gateway:
+            long_row = {"experiment": "e", "run": "r", "step": 1, "values": {"loss": 0.5}}
+            long_row["tags"] = {f"t{n}": "x" * 1000 for n in range(70)}
+            late_row = {"experiment": "e", "run": "r", "step": 1, "time": 1, "values": {}}
+            answer = await gateway.client.post_rows([long_row, late_row])
+            assert answer.status == 400
+            assert [(r["index"], r["field"]) for r in answer.json()["rejected"]] == [
+                (0, "row"),
+                (1, "time"),
+            ]
+            assert "series too long" in answer.json()["rejected"][0]["reason"]
+
+    asyncio.run(scenario())
+
+
 def test_the_headers_of_a_block_with_the_longest_names_fit_a_record():
     name = ("\N{GRINNING FACE}" * 250).encode()
     headers = {
@@ -226,3 +243,11 @@ def test_the_headers_of_a_block_with_the_longest_names_fit_a_record():
     block = Block("t", "n", Precision.NS, 1, 1, b"", deliveries=tuple([delivery] * MAX_DELIVERIES))
     size = sum(len(value) for _, value in encode_headers(block))
     assert size + MAX_BLOCK_BYTES < 1_000_000
+
+
+@pytest.mark.parametrize("header", [b"stepclock-sequence", b"stepclock-start"])
+def test_a_number_of_a_stream_that_no_block_can_hold_is_refused(header):
+    headers = {b"stepclock-stream": b"s", b"stepclock-sequence": b"%d" % (2**63 - 1)}
+    assert Origin.from_headers(headers, 1).stream is not None
+    with pytest.raises(BadRequest, match="must be a whole number"):
+        Origin.from_headers(headers | {header: b"%d" % 2**63}, 1)
