@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-real serve test test-fast services check format bench lock clean
+.PHONY: help install demo demo-real serve test test-fast fuzz services check format bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,17 @@ test: $(STAMP) ## every test; real Kafka and InfluxDB where they can be had
 
 test-fast: $(STAMP) ## the tests that need no service and no time
 	$(BIN)/python -m pytest -m "not real and not slow"
+
+# Seconds for each of the targets, which take turns on the cores there are.
+SECONDS ?= $(if $(CI),30,60)
+
+fuzz: $(STAMP) $(VENV)/.fuzz ## fuzz every parser of foreign bytes (SECONDS=60 each, Linux)
+	$(BIN)/python -m tests.fuzz --seconds $(SECONDS) $(TARGETS)
+
+$(VENV)/.fuzz: locks/fuzz.txt | $(STAMP)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes \
+		-r locks/fuzz.txt || { echo "atheris has no wheel for this system or Python: fuzzing needs Linux"; exit 1; }
+	@touch $@
 
 services: $(STAMP) ## fetch Kafka and build InfluxDB ahead (about 9 minutes the first time)
 	$(BIN)/python -m native

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
+from tests.fuzz import seeds_of
+
 NAMES = [
     *rb"m cpu run rank 0 loss train/loss - ' acc@1 acc@5 a.b step \nx \,".split(),
     *rb"a\b a\\b x\,y x\\\y".split(),
@@ -46,6 +48,14 @@ PIECES = [
     *(b'"', b'""', b"\\ ", b" ", b"  ", b"\t", b"\x00", b"\r", b"\n", b"\x7f", b"\xff"),
     *(b"\xc3\xa9", b"\xe2\x82", b"\x80"),
 ]
+
+
+def seed_lines() -> Iterator[bytes]:
+    """The fuzzer's seeds, each as a whole and line by line."""
+    for seed in seeds_of("lines"):
+        text = seed.read_bytes()
+        yield text
+        yield from text.split(b"\n")
 
 
 def odd_lines(seed: int, number: int) -> Iterator[bytes]:

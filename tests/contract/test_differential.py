@@ -21,7 +21,7 @@ from schemas.line_protocol import Line, Refused, field_value, parse
 from schemas.precision import Precision
 from tests.conftest import in_ci
 from tests.contract.grammar import Grammar, Reading, grammar
-from tests.contract.odd_lines import odd_lines
+from tests.contract.odd_lines import odd_lines, seed_lines
 from tests.services import Absent, Influx
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "line-protocol.md"
@@ -133,7 +133,7 @@ def test_the_grammar_takes_every_line_that_is_admitted_and_reads_it_alike(
     published: Grammar,
 ) -> None:
     admitted = 0
-    for line in odd_lines(SEED, FOR_GRAMMAR):
+    for line in itertools.chain(seed_lines(), odd_lines(SEED, FOR_GRAMMAR)):
         admission = judge(line)
         if admission is None or admission.refused_total:
             continue
@@ -147,7 +147,7 @@ def test_the_grammar_takes_every_line_that_is_admitted_and_reads_it_alike(
 
 def test_influxdb_takes_every_line_that_is_admitted(write: Write) -> None:
     batch: list[bytes] = []
-    for line in odd_lines(SEED + 1, FOR_SERVER):
+    for line in itertools.chain(seed_lines(), odd_lines(SEED + 1, FOR_SERVER)):
         admission = judge(line)
         if admission is None or admission.refused_total:
             continue
@@ -182,7 +182,7 @@ def test_a_line_that_influxdb_takes_is_refused_only_for_documented_reasons_of_ou
     documented = set(re.findall(r"^\| `([^`]+)` \|", DOCUMENT.read_text("utf-8"), re.MULTILINE))
     assert documented >= OURS
     refused_by_us_alone: set[str] = set()
-    for line in odd_lines(SEED + 3, FOR_SERVER):
+    for line in itertools.chain(seed_lines(), odd_lines(SEED + 3, FOR_SERVER)):
         admission = judge(line)
         if admission is None or admission.points:
             continue

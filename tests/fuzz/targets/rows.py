@@ -1,0 +1,73 @@
+"""JSON rows: each is stored as it says, or refused by name, and the answer can be written."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from types import SimpleNamespace
+
+from ingest.errors import BadRequest, BodyTooLarge
+from ingest.metrics_route import _Judged, _rows_of
+from schemas.admission import Rules, admit
+from schemas.experiment import reserved_in
+from schemas.line_protocol import field_value, parse
+from schemas.precision import Precision
+from tests.fuzz.targets.admission import NOW_NS, RAW, check_part
+
+RULES = {"raw": RAW, "events": Rules(None, 2**63 - 2, "400d", reserved_in("events"))}
+TOKENS = (
+    *(b'{"rows":[', b'"experiment":"e"', b'"run":"r"', b'"step":1', b'"values":{', b'"rank":0'),
+    *(b'"attempt":2', b'"tags":{"a":"b"}', b'"time":1795277400000000000', b"NaN", b"Infinity"),
+    *(b'"NaN"', b"\\ud800", b"1e999", b"1E-400", b"true", b"null", b"[[[[", b"\\u0000", b'\\"'),
+)
+
+
+def check(data: bytes) -> None:
+    try:
+        rows = _rows_of(data)
+    except (BadRequest, BodyTooLarge):
+        return
+    intake = SimpleNamespace(
+        stamp=itertools.count(NOW_NS).__next__,
+        route_class=lambda name: SimpleNamespace(name=name),
+        rules=lambda found: RULES[found.name],
+    )
+    judged = _Judged(intake)
+    judged.take_all(rows)
+    json.dumps(judged.rejected).encode()
+    assert 0 <= judged.stamped <= judged.accepted <= len(rows)
+    named = {rejection["index"] for rejection in judged.rejected}
+    assert named <= set(range(len(rows)))
+    assert judged.accepted + len(named) >= len(rows) or judged.rejected_total > 1000
+    for rejection in judged.rejected:
+        assert rejection["field"]
+        assert rejection["reason"]
+        assert rejection["field"] != "time" or "time" in rows[rejection["index"]]
+    for name, part in judged.parts:
+        check_part(part, RULES[name])
+    [raw] = [part for name, part in judged.parts if name == "raw"] or [None]
+    assert (raw.points if raw else 0) == judged.accepted
+    for text in raw.lines.split(b"\n") if raw else []:
+        _check_says_the_same(text, rows)
+
+
+def _check_says_the_same(text: bytes, rows: list[dict[str, object]]) -> None:
+    """The line says what one of the rows does."""
+    line = parse(text)
+    fields = {key.decode(): field_value(token) for key, token in line.fields}
+    step = fields.pop("step")
+    assert all(isinstance(value, float) for value in fields.values())
+    tags = {key.decode(): value.decode() for key, value in line.tags}
+    candidates = [
+        row
+        for row in rows
+        if isinstance(row, dict)
+        and row.get("experiment") == line.measurement.decode()
+        and (row.get("run"), row.get("step")) == (tags["run"], step)
+    ]
+    assert any(
+        all(float(row["values"][metric]) == value for metric, value in fields.items())
+        for row in candidates
+        if isinstance(row.get("values"), dict) and fields.keys() <= row["values"].keys()
+    )
+    assert admit(text, Precision.NS, RAW, itertools.count().__next__).points == 1
