@@ -54,11 +54,13 @@ def _doubtful_of(group: list[bytes]) -> list[bytes]:
     first = group[0]
     names = _names(first)
     is_plain = len(first) <= _MAX_REMEMBERED_BYTES and b'"' not in first and b"\\" not in first
-    # Mostly all have the very names of the first.
+    joined = b"\n".join(group)
+    # Mostly all have the very names of the first. A digit may have stood in its separator.
     if (
         is_plain
         and _all_differ(first, names)
-        and _lines_with(names).fullmatch(b"\n".join(group)) is not None
+        and ENGINE_SEPARATOR not in joined
+        and _lines_with(names).fullmatch(joined) is not None
     ):
         return []
     return [line for line in group if not _all_differ(line, _names(line))]

@@ -385,6 +385,7 @@ def test_what_was_admitted_is_admitted_again_unchanged(body_lines):
         ([b'm x="a=1,a=2",a=3'], []),
         ([b"m,t=#!~# x=1"], [0]),
         ([b"m,t=#!1~# x=1"], []),
+        ([b"m,t=#!1~# x=1", b"m,t=#!~# x=1", b"m,t=#!2~# x=1"], [1]),
     ],
 )
 def test_lines_with_a_name_twice_are_found(lines, doubtful):

@@ -65,9 +65,12 @@ def _check_says_the_same(text: bytes, rows: list[dict[str, object]]) -> None:
         and row.get("experiment") == line.measurement.decode()
         and (row.get("run"), row.get("step")) == (tags["run"], step)
     ]
-    assert any(
-        all(float(row["values"][metric]) == value for metric, value in fields.items())
-        for row in candidates
-        if isinstance(row.get("values"), dict) and fields.keys() <= row["values"].keys()
-    )
+    assert any(_has_values(row.get("values"), fields) for row in candidates)
     assert admit(text, Precision.NS, RAW, itertools.count().__next__).points == 1
+
+
+def _has_values(values: object, fields: dict[str, object]) -> bool:
+    return isinstance(values, dict) and all(
+        isinstance(values.get(metric), bool | int | float) and float(values[metric]) == value
+        for metric, value in fields.items()
+    )
