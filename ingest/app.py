@@ -27,6 +27,7 @@ from ingest.errors import Dialect, GatewayError
 from ingest.group_commit import GroupCommit
 from ingest.intake import Intake
 from ingest.metrics_route import MetricsRoute
+from ingest.openapi import document
 from ingest.probes import Lifecycle, probe_routes
 from ingest.rate_limit import Limit, RateLimiter
 from ingest.read import read_routes
@@ -65,6 +66,13 @@ class Gateway(FastAPI):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self.hot: dict[str, Endpoint] = {}
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document, made when it is first asked for."""
+        if self.openapi_schema is None:
+            document(super().openapi())
+            assert self.openapi_schema is not None
+        return self.openapi_schema
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan (ASGI 3)."""

@@ -54,7 +54,9 @@ def receipt_routes(keys: KeyStore, settlement: Settlement, classes: Collection[s
 
     @router.get("/receipts/{receipt}")
     async def receipt_state(
-        receipt: Annotated[str, Path(description="The header Stepclock-Receipt.")],
+        receipt: Annotated[
+            str, Path(description="The header Stepclock-Receipt.", examples=["1.raw-3-1207"])
+        ],
         key: caller,
         wait_s: Annotated[
             float, Query(ge=0, le=MAX_WAIT_S, description="Seconds to wait until settled.")
