@@ -16,6 +16,7 @@ import pytest
 
 from native.influxd import InfluxDB
 from native.kafka import Broker
+from tests.fakes.simulated import SIMULATED
 from tests.services import (
     Absent,
     Influx,
@@ -100,6 +101,9 @@ def pytest_terminal_summary(
     real = config.stash[REAL]
     if real.ran or real.skipped:
         terminalreporter.write_line(real.line)
+    if SIMULATED:
+        counts = ", ".join(f"{number} {what}" for what, number in SIMULATED.items())
+        terminalreporter.write_line(f"simulated: {counts}")
 
 
 @pytest.fixture(scope="session")

@@ -53,11 +53,17 @@ class ClockedSource(MemorySource):
 
 class Rig:
     def __init__(
-        self, *, partitions: int = 2, views: list[View] | None = None, **settings: object
+        self,
+        *,
+        partitions: int = 2,
+        views: list[View] | None = None,
+        clock: Clock | None = None,
+        log: MemoryLog | None = None,
+        **settings: object,
     ) -> None:
-        self.clock = Clock()
+        self.clock = clock or Clock()
         topics = dict.fromkeys(TOPICS, partitions) | {DEAD_LETTER_TOPIC: 1}
-        self.log = MemoryLog(topics, clock=self.clock.now)
+        self.log = log or MemoryLog(topics, clock=self.clock.now)
         self.store = MemoryStore()
         self.settings = WorkerSettings(**settings)  # type: ignore[arg-type]  # keywords of a test
         self.views = views or [WallView(), StepsView(self.settings.volatile_tags)]
