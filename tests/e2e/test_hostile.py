@@ -64,6 +64,7 @@ lines("step-not-an-integer", GOOD + b"\n{m},run=r v=2,step=5")
 lines("reserved-experiment", GOOD + b"\nnonfinite,run=r v=2")
 lines("not-utf-8", GOOD + b"\n{m},run=\xff v=2")
 lines("nul-byte", GOOD + b"\n{m},run=a\0b v=2")
+lines("separator-behind-its-like", b"{m},run=x#2!~ v=1\n{m},run=x#!~ v=2")
 lines(
     "many-tags",
     lambda m: (
@@ -145,6 +146,7 @@ lines("expired-key", GOOD, key="expired")
 lines("reading-key", GOOD, key="read")
 lines("unknown-scheme", GOOD, key=None, headers={"Authorization": "Digest abc"})
 lines("broken-basic", GOOD, key=None, headers={"Authorization": "Basic =="})
+lines("basic-not-ascii", GOOD, key=None, headers={"Authorization": "Basic \xff"})
 lines("wrong-password", GOOD, f"{V1}&u=me&p=wrong", key=None)
 case("key-in-the-query")(
     lambda s: s.ask(b"key-in-the-query v=1", f"{WRITE}&p={s.keys['write']}", key=None)
