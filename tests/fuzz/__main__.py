@@ -15,6 +15,7 @@ import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from tests.fuzz import CORPUS, TARGETS
@@ -43,7 +44,7 @@ class Outcome:
     failed: bool
 
 
-def fuzz(target: str, seconds: int) -> Outcome:
+def fuzz(target: str, dictionary: Path, seconds: int) -> Outcome:
     found, grown = WORK / "findings" / target, WORK / "corpus" / target
     for folder in (found, grown):
         folder.mkdir(parents=True, exist_ok=True)
@@ -52,7 +53,7 @@ def fuzz(target: str, seconds: int) -> Outcome:
         *(sys.executable, "-m", "tests.fuzz.drive", target, grown, CORPUS / target),
         *(f"-max_total_time={seconds}", f"-max_len={MAX_BYTES}", f"-timeout={UNIT_S}"),
         *(f"-rss_limit_mb={RSS_MB}", "-print_final_stats=1", f"-artifact_prefix={found}/"),
-        f"-dict={_dictionary(target)}",
+        f"-dict={dictionary}",
     ]
     try:
         done = subprocess.run(
@@ -82,6 +83,7 @@ def fuzz(target: str, seconds: int) -> Outcome:
 
 def _dictionary(target: str) -> Path:
     tokens = importlib.import_module(f"tests.fuzz.targets.{target}").TOKENS
+    WORK.mkdir(parents=True, exist_ok=True)
     path = WORK / f"{target}.dict"
     lines = ('"' + "".join(f"\\x{byte:02x}" for byte in token) + '"' for token in tokens)
     path.write_text("\n".join(lines) + "\n")
@@ -128,7 +130,8 @@ def main() -> int:
     targets = chosen.targets or TARGETS
     print(f"fuzzing {len(targets)} targets for {chosen.seconds} s each, {chosen.jobs} at a time")
     with ThreadPoolExecutor(chosen.jobs) as pool:
-        outcomes = list(pool.map(lambda target: fuzz(target, chosen.seconds), targets))
+        fuzz_one = partial(fuzz, seconds=chosen.seconds)
+        outcomes = list(pool.map(fuzz_one, targets, map(_dictionary, targets)))
     _report(outcomes)
     return any(outcome.failed for outcome in outcomes)
 
