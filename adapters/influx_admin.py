@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -42,8 +43,16 @@ class InfluxAdmin:
     organisation or what is asked for can't be. The token needs all access.
     """
 
-    def __init__(self, url: str, token: str, org: str, *, timeout_s: float = 10.0) -> None:
-        self._client = connect(url, token, org, timeout_s)
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        org: str,
+        *,
+        timeout_s: float = 10.0,
+        ca_file: Path | None = None,
+    ) -> None:
+        self._client = connect(url, token, org, timeout_s, ca_file)
         self._org = org
 
     def __enter__(self) -> Self:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from influxdb_client.client.influxdb_client import InfluxDBClient
 from influxdb_client.rest import ApiException
-from urllib3.exceptions import HTTPError, LocationValueError
+from urllib3.exceptions import HTTPError, LocationValueError, SSLError
 
 from schemas.store import (
     LinesRefused,
@@ -25,15 +26,23 @@ _MAX_MESSAGE_CHARS = 1000
 #: "partial write: … dropped=3": the last one, because names in the message are the client's.
 _DROPPED = re.compile(r"dropped=([0-9]{1,9})")
 
+_TLS_HINT = "; check STEPCLOCK_INFLUX_TLS_CA_FILE, and whether STEPCLOCK_INFLUX_URL is https"
 
-def connect(url: str, token: str, org: str, timeout_s: float) -> Any:
+
+def connect(url: str, token: str, org: str, timeout_s: float, ca_file: Path | None) -> Any:
     """A client that sends each request once, waits at most timeout_s, and compresses nothing.
 
     Compression costs the sender ten times what the bytes cost on a local network, and
-    repeating a write is the worker's decision.
+    repeating a write is the worker's decision. ca_file: who may sign the certificate of an
+    https URL, instead of well-known authorities.
     """
     return InfluxDBClient(
-        url=url, token=token, org=org, timeout=round(timeout_s * 1000), enable_gzip=False
+        url=url,
+        token=token,
+        org=org,
+        timeout=round(timeout_s * 1000),
+        enable_gzip=False,
+        ssl_ca_cert=None if ca_file is None else str(ca_file),
     )
 
 
@@ -46,6 +55,8 @@ def translated() -> Iterator[None]:
         headers: Mapping[str, str] = exc.headers or {}
         message = exc.message if exc.status else exc.reason
         raise store_error(exc.status or 0, message, headers.get("Retry-After")) from exc
+    except SSLError as exc:
+        raise StoreUnavailable(f"InfluxDB did not answer: {exc}{_TLS_HINT}") from exc
     except LocationValueError as exc:
         raise StoreMisconfigured(f"the URL of InfluxDB can't be used: {exc}") from exc
     except (HTTPError, UnicodeDecodeError) as exc:
@@ -58,6 +69,8 @@ def store_error(status: int, message: bytes | str, retry_after: str | None) -> S
 
     Status 0 is the client's word for a failed TLS handshake.
     """
+    if status == 0:
+        return StoreUnavailable(f"InfluxDB did not answer: {message!s}{_TLS_HINT}")
     text = message if isinstance(message, str) else message.decode(errors="replace")
     said = f"InfluxDB answered {status}: {text[:_MAX_MESSAGE_CHARS]}"
     if status == 400:
@@ -67,7 +80,7 @@ def store_error(status: int, message: bytes | str, retry_after: str | None) -> S
         return LinesRefused(said, stored_others=True, dropped=int(dropped[-1]) if dropped else None)
     if status == 413:
         return WriteTooLarge(said)
-    if status in (0, 408, 429) or status >= 500:
+    if status in (408, 429) or status >= 500:
         return StoreUnavailable(said, retry_after_s=_seconds(retry_after))
     # 401, 403, 404, and what only something else than InfluxDB answers (3xx, 405, …).
     return StoreMisconfigured(said)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import urllib3
 
@@ -52,13 +53,22 @@ class InfluxReader:
     each wait for bytes. Safe to call from several threads.
     """
 
-    def __init__(self, url: str, token: str, org: str, *, timeout_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        org: str,
+        *,
+        timeout_s: float = 30.0,
+        ca_file: Path | None = None,
+    ) -> None:
         self._url = f"{url.rstrip('/')}/query"
         self._org = org
         self._pool = urllib3.PoolManager(
             maxsize=_KEPT_CONNECTIONS,
             timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s),
             retries=False,
+            ca_certs=None if ca_file is None else str(ca_file),
             # Not Bearer: /query answers that with 401.
             headers={"Authorization": f"Token {token}"},
         )

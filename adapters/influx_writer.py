@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from influxdb_client.client.write_api import SYNCHRONOUS
 
 from adapters.influx_connection import connect, translated
@@ -15,8 +17,16 @@ class InfluxWriter:
     that timed out may still be stored: repeat the same bytes.
     """
 
-    def __init__(self, url: str, token: str, org: str, *, timeout_s: float = 30.0) -> None:
-        self._client = connect(url, token, org, timeout_s)
+    def __init__(
+        self,
+        url: str,
+        token: str,
+        org: str,
+        *,
+        timeout_s: float = 30.0,
+        ca_file: Path | None = None,
+    ) -> None:
+        self._client = connect(url, token, org, timeout_s, ca_file)
         self._api = self._client.write_api(write_options=SYNCHRONOUS)
 
     def write(

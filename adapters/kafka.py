@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from adapters.kafka_admin import KafkaAdmin, TopicDescription, TopicSpec
+from adapters.kafka_connection import KafkaConnection
 from adapters.kafka_progress import KafkaProgress
 from adapters.kafka_publisher import KafkaPublisher
 from adapters.kafka_reader import KafkaReader
@@ -10,6 +11,7 @@ from adapters.kafka_source import KafkaSource
 
 __all__ = [
     "KafkaAdmin",
+    "KafkaConnection",
     "KafkaProgress",
     "KafkaPublisher",
     "KafkaReader",

@@ -16,6 +16,7 @@ from adapters.kafka_client import (
     to_library,
     unavailable_if_any,
 )
+from adapters.kafka_connection import KafkaConnection
 from schemas.log import LogUnavailable, TopicPartition
 
 #: Halvings of a span of time: enough for a thousandth of it.
@@ -53,8 +54,8 @@ class KafkaAdmin:
     refused for a reason that is not ours (its words are in the message).
     """
 
-    def __init__(self, bootstrap_servers: str, *, timeout_s: float = 10.0) -> None:
-        self._bootstrap_servers = bootstrap_servers
+    def __init__(self, servers: KafkaConnection | str, *, timeout_s: float = 10.0) -> None:
+        self._servers = servers
         self._timeout_s = timeout_s
         self._client: Any = None
 
@@ -206,7 +207,7 @@ class KafkaAdmin:
 
     def _connected(self) -> Any:
         if self._client is None:
-            self._client = connect_admin(self._bootstrap_servers, timeout_s=self._timeout_s)
+            self._client = connect_admin(self._servers, timeout_s=self._timeout_s)
         return self._client
 
     def _topic_rows(self) -> list[dict[str, Any]]:

@@ -11,8 +11,10 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from socket import socket
+from ssl import SSLWantReadError, SSLWantWriteError
 from typing import Any
 
+from adapters.kafka_connection import KafkaConnection
 from schemas.log import LogUnavailable, TopicPartition
 
 with warnings.catch_warnings():
@@ -26,6 +28,9 @@ with warnings.catch_warnings():
     import kafka.future
     import kafka.net.compat
     import kafka.net.inet
+    import kafka.net.manager
+    import kafka.net.selector
+    import kafka.net.transport
 
 errors = kafka.errors
 LibraryFuture = kafka.future.Future
@@ -45,6 +50,8 @@ PASSING = (
     errors.RebalanceInProgressError,
     errors.UnknownMemberIdError,
 )
+
+_LOGIN_REFUSED = (errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
 
 
 class Producer(kafka.KafkaProducer):  # type: ignore[misc]  # the library has no types
@@ -72,6 +79,77 @@ class _ClosingSockets(kafka.net.inet.KafkaNetSocket):  # type: ignore[misc]
         except BaseException:
             sock.close()
             raise
+
+
+class _HandshakeFailed(kafka.errors.KafkaConnectionError):  # type: ignore[misc]
+    """TLS could not be agreed upon."""
+
+
+class _ReadsToTheEnd:
+    """Takes what came together with the end of a connection; the library throws it away.
+
+    That is how a broker says that it does not take a login.
+    """
+
+    def _sock_recv(self) -> tuple[bytes, Exception | None]:
+        data, error = super()._sock_recv()  # type: ignore[misc]
+        return data, None if data else error
+
+
+class _TcpTransport(_ReadsToTheEnd, kafka.net.transport.KafkaTCPTransport):  # type: ignore[misc]
+    """Plain TCP."""
+
+
+class _TlsTransport(_ReadsToTheEnd, kafka.net.transport.KafkaSSLTransport):  # type: ignore[misc]
+    """TLS whose handshake ends in time; the library's waits for ever for a frozen broker."""
+
+    timeout_at: float | None = None
+
+    async def handshake(self) -> None:
+        while True:
+            try:
+                self._sock.do_handshake()
+            except SSLWantReadError:
+                await self._net.wait_read(self._sock, timeout_at=self.timeout_at)
+            except SSLWantWriteError:
+                await self._net.wait_write(self._sock, timeout_at=self.timeout_at)
+            else:
+                return
+
+
+class _Connections(kafka.net.manager.KafkaConnectionManager):  # type: ignore[misc]
+    """Remembers why connecting failed: the library only says that it ran out of time."""
+
+    failure: BaseException | None = None
+
+    async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
+        sock = await kafka.net.inet.create_connection(
+            self._net,
+            node.host,
+            node.port,
+            self.config["socket_options"],
+            proxy_url=self.config["proxy_url"],
+            timeout_at=timeout_at,
+        )
+        if not self.ssl_enabled:
+            return _TcpTransport(self._net, sock, host=node.host)
+        context = self.config["ssl_context"]
+        transport = _TlsTransport(self._net, sock, host=node.host, ssl_context=context)
+        transport.timeout_at = timeout_at
+        try:
+            await transport.handshake()
+        except BaseException as exc:
+            transport.close()
+            if isinstance(exc, Exception):
+                raise _HandshakeFailed(f"TLS handshake failed: {exc}") from exc
+            raise
+        return transport
+
+    async def _connect(self, node: Any, conn: Any, **options: Any) -> None:
+        await super()._connect(node, conn, **options)
+        # What the broker says of our login tells more than a later try that ran out of time.
+        if not isinstance(self.failure, _LOGIN_REFUSED):
+            self.failure = conn.init_future.exception or self.failure
 
 
 def to_library(partition: TopicPartition) -> Any:
@@ -107,7 +185,9 @@ def unavailable_if_any(doing: str) -> Iterator[None]:
         raise LogUnavailable(f"{doing}: {exc}") from exc
 
 
-def connect_producer(bootstrap_servers: str, *, timeout_s: float, max_request_bytes: int) -> Any:
+def connect_producer(
+    servers: KafkaConnection | str, *, timeout_s: float, max_request_bytes: int
+) -> Any:
     """A producer that is connected; raises errors.KafkaError after timeout_s.
 
     Its own delivery timeout is out of the way (an hour): when that expires for a batch that
@@ -117,7 +197,7 @@ def connect_producer(bootstrap_servers: str, *, timeout_s: float, max_request_by
     timeout_ms = _ms(timeout_s)
     return _connect(
         Producer,
-        bootstrap_servers=bootstrap_servers,
+        KafkaConnection.to(servers),
         bootstrap_timeout_ms=timeout_ms,
         acks="all",
         enable_idempotence=True,
@@ -132,11 +212,11 @@ def connect_producer(bootstrap_servers: str, *, timeout_s: float, max_request_by
     )
 
 
-def connect_consumer(bootstrap_servers: str, *, timeout_s: float, **config: Any) -> Any:
+def connect_consumer(servers: KafkaConnection | str, *, timeout_s: float, **config: Any) -> Any:
     """A consumer that is connected; raises errors.KafkaError after timeout_s."""
     return _connect(
         kafka.KafkaConsumer,
-        bootstrap_servers=bootstrap_servers,
+        KafkaConnection.to(servers),
         bootstrap_timeout_ms=_ms(timeout_s),
         enable_auto_commit=False,
         allow_auto_create_topics=False,
@@ -151,31 +231,66 @@ def connect_consumer(bootstrap_servers: str, *, timeout_s: float, **config: Any)
     )
 
 
-def connect_admin(bootstrap_servers: str, *, timeout_s: float) -> Any:
+def connect_admin(servers: KafkaConnection | str, *, timeout_s: float) -> Any:
     """An admin client that is connected; raises errors.KafkaError after timeout_s."""
     return _connect(
         kafka.KafkaAdminClient,
-        bootstrap_servers=bootstrap_servers,
+        KafkaConnection.to(servers),
         bootstrap_timeout_ms=_ms(timeout_s),
         request_timeout_ms=_ms(timeout_s),
         reconnect_backoff_max_ms=_RECONNECT_MAX_MS,
     )
 
 
-def _connect(make: Callable[..., Any], **config: Any) -> Any:
+def _connect(make: Callable[..., Any], to: KafkaConnection, **config: Any) -> Any:
     """Build a client. A constructor that fails would leave its thread and sockets behind."""
     networks: list[Any] = []
 
     def network(**kwargs: Any) -> Any:
-        networks.append(kafka.net.compat.KafkaNetClient(**kwargs))
+        net = kafka.net.selector.NetworkSelector(**kwargs)
+        networks.append(kafka.net.compat.KafkaNetClient(net, _Connections(net, **kwargs)))
         return networks[-1]
 
     try:
-        return make(kafka_client=network, proxy_url="direct://", **config)
-    except BaseException:
+        return make(
+            bootstrap_servers=to.bootstrap_servers,
+            security_protocol=to.security_protocol,
+            sasl_mechanism=to.sasl_mechanism if to.uses_sasl else None,
+            sasl_plain_username=to.sasl_username,
+            sasl_plain_password=to.sasl_password,
+            ssl_context=to.tls_context() if to.uses_tls else None,
+            kafka_client=network,
+            proxy_url="direct://",
+            **config,
+        )
+    except BaseException as exc:
+        failures = [built._manager.failure for built in networks]  # noqa: SLF001
         for built in networks:
             built.close()
+        if isinstance(exc, errors.KafkaError) and failures and failures[-1] is not None:
+            raise errors.KafkaConnectionError(_meaning(failures[-1], to)) from exc
         raise
+
+
+def _meaning(failure: BaseException, to: KafkaConnection) -> str:
+    """Why no broker of `to` could be used, and which setting to look at."""
+    if isinstance(failure, errors.SaslAuthenticationFailedError):
+        return (
+            f"Kafka does not take user {to.sasl_username!r} with this password: check "
+            "STEPCLOCK_KAFKA_SASL_USERNAME and STEPCLOCK_KAFKA_SASL_PASSWORD"
+        )
+    if isinstance(failure, errors.UnsupportedSaslMechanismError):
+        return f"{failure}: check STEPCLOCK_KAFKA_SASL_MECHANISM"
+    if isinstance(failure, _HandshakeFailed):
+        return (
+            f"{failure}: check STEPCLOCK_KAFKA_TLS_CA_FILE, and whether this listener speaks "
+            f"STEPCLOCK_KAFKA_SECURITY_PROTOCOL={to.security_protocol}"
+        )
+    return (
+        f"can't connect to {to.bootstrap_servers}: {failure}: check "
+        "STEPCLOCK_KAFKA_BOOTSTRAP_SERVERS, and whether this listener speaks "
+        f"STEPCLOCK_KAFKA_SECURITY_PROTOCOL={to.security_protocol}"
+    )
 
 
 def _ms(seconds: float) -> int:

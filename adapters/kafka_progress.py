@@ -12,6 +12,7 @@ from adapters.kafka_client import (
     to_library,
     unavailable_if_any,
 )
+from adapters.kafka_connection import KafkaConnection
 from adapters.kafka_record import to_record
 from schemas.log import LogUnavailable, Record, TopicPartition
 
@@ -20,13 +21,13 @@ class KafkaProgress:
     """schemas.log.Progress on Kafka. Keeps its connections; makes them anew after a fault."""
 
     def __init__(
-        self, bootstrap_servers: str, group_id: str, topic: str, *, timeout_s: float = 5.0
+        self, servers: KafkaConnection | str, group_id: str, topic: str, *, timeout_s: float = 5.0
     ) -> None:
-        self._bootstrap_servers = bootstrap_servers
+        self._servers = servers
         self._group_id = group_id
         self._topic = topic
         self._timeout_s = timeout_s
-        self._admin = KafkaAdmin(bootstrap_servers, timeout_s=timeout_s)
+        self._admin = KafkaAdmin(servers, timeout_s=timeout_s)
         self._consumer: Any = None
         self._next: dict[TopicPartition, int] = {}
 
@@ -83,7 +84,7 @@ class KafkaProgress:
         if count is None:
             raise LogUnavailable(f"topic {self._topic} does not exist: run provision")
         consumer = connect_consumer(
-            self._bootstrap_servers,
+            self._servers,
             timeout_s=self._timeout_s,
             request_timeout_ms=int(self._timeout_s * 1000),
             group_id=None,

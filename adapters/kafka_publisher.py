@@ -17,6 +17,7 @@ from concurrent.futures import Future
 
 from adapters.kafka_admin import KafkaAdmin
 from adapters.kafka_client import connect_producer, unavailable_if_any
+from adapters.kafka_connection import KafkaConnection
 from adapters.kafka_line import KafkaLine
 from schemas.log import Headers, LogUnavailable, RecordRefused
 
@@ -42,7 +43,7 @@ class KafkaPublisher:
 
     def __init__(
         self,
-        bootstrap_servers: str,
+        servers: KafkaConnection | str,
         *,
         topics: Collection[str],
         ack_deadline_s: float = 10.0,
@@ -50,7 +51,7 @@ class KafkaPublisher:
         max_in_flight_bytes: int = 64 * 1024 * 1024,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._bootstrap_servers = bootstrap_servers
+        self._servers = servers
         self._topics = frozenset(topics)
         self._ack_deadline_s = ack_deadline_s
         self._max_record_bytes = max_record_bytes
@@ -108,7 +109,7 @@ class KafkaPublisher:
             if self._closed.is_set():
                 raise LogUnavailable("the publisher is closed")
             # Half for connecting and half for the answer, which a frozen broker may never give.
-            with KafkaAdmin(self._bootstrap_servers, timeout_s=timeout_s / 2) as admin:
+            with KafkaAdmin(self._servers, timeout_s=timeout_s / 2) as admin:
                 counts = admin.partition_counts(self._topics)
             missing = self._topics - counts.keys()
             if missing:
@@ -131,7 +132,7 @@ class KafkaPublisher:
     def _replace(self, timeout_s: float) -> None:
         with unavailable_if_any("connecting a producer"):
             producer = connect_producer(
-                self._bootstrap_servers,
+                self._servers,
                 timeout_s=timeout_s,
                 max_request_bytes=self._max_record_bytes + _RECORD_OVERHEAD_BYTES,
             )

@@ -8,6 +8,7 @@ from typing import Any
 
 from adapters.kafka_admin import KafkaAdmin
 from adapters.kafka_client import connect_consumer, to_library, unavailable_if_any
+from adapters.kafka_connection import KafkaConnection
 from adapters.kafka_record import to_record
 from schemas.log import LogUnavailable, Record, RecordRefused, TopicPartition
 
@@ -20,18 +21,18 @@ class KafkaReader:
 
     def __init__(
         self,
-        bootstrap_servers: str,
+        servers: KafkaConnection | str,
         *,
         timeout_s: float = 10.0,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._bootstrap_servers = bootstrap_servers
+        self._servers = servers
         self._timeout_s = timeout_s
         self._now = now
 
     def read(self, topic: str) -> Iterator[Record]:
         """Every record that the topic holds now; see schemas.log.Reader."""
-        with KafkaAdmin(self._bootstrap_servers, timeout_s=self._timeout_s) as admin:
+        with KafkaAdmin(self._servers, timeout_s=self._timeout_s) as admin:
             count = admin.partition_counts([topic]).get(topic)
         if count is None:
             raise RecordRefused(f"no topic {topic!r}")
@@ -40,7 +41,7 @@ class KafkaReader:
     def _records(self, partitions: list[Any]) -> Iterator[Record]:
         with unavailable_if_any("reading a topic"):
             consumer = connect_consumer(
-                self._bootstrap_servers,
+                self._servers,
                 timeout_s=self._timeout_s,
                 request_timeout_ms=int(self._timeout_s * 1000),
                 group_id=None,

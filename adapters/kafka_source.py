@@ -27,6 +27,7 @@ from adapters.kafka_client import (
     to_library,
     unavailable_if_passing,
 )
+from adapters.kafka_connection import KafkaConnection
 from adapters.kafka_poll import Change, PollThread
 from adapters.kafka_record import to_record
 from schemas.log import LogUnavailable, OffsetsLost, RebalanceListener, Record, TopicPartition
@@ -53,7 +54,7 @@ class KafkaSource:
 
     def __init__(
         self,
-        bootstrap_servers: str,
+        servers: KafkaConnection | str,
         group_id: str,
         *,
         instance_id: str | None = None,
@@ -65,7 +66,7 @@ class KafkaSource:
         fetch_max_bytes: int = 8 * 1024 * 1024,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._bootstrap_servers = bootstrap_servers
+        self._servers = servers
         self._settings = {
             "group_id": group_id,
             "group_instance_id": instance_id,
@@ -173,9 +174,7 @@ class KafkaSource:
         if self._closed:
             raise RuntimeError("BUG: the source is closed")
         if self._consumer is None:
-            consumer = connect_consumer(
-                self._bootstrap_servers, timeout_s=timeout_s, **self._settings
-            )
+            consumer = connect_consumer(self._servers, timeout_s=timeout_s, **self._settings)
             self._consumer = consumer
             self._thread = PollThread(consumer)
             if self._listener is not None:

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Iterable, Mapping
+import ssl
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import platformdirs
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from adapters.kafka_connection import KafkaConnection, SaslMechanism, SecurityProtocol
 
 PREFIX = "STEPCLOCK_"
 
@@ -22,7 +25,12 @@ PREFIX = "STEPCLOCK_"
 class CommonSettings(BaseSettings):
     """Root of every process's settings: frozen, from the environment or keyword arguments."""
 
-    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        frozen=True,
+        extra="ignore",
+        hide_input_in_errors=True,  # it may be a secret
+    )
 
     retention_file: Path | None = Field(
         default=None,
@@ -67,6 +75,56 @@ class KafkaSettings(CommonSettings):
         description="Consumer group of the workers, by which gateways tell what is stored. "
         "Another name reads everything again from the start.",
     )
+    kafka_security_protocol: SecurityProtocol = Field(
+        default="PLAINTEXT",
+        description="PLAINTEXT, SSL, SASL_PLAINTEXT or SASL_SSL, as the brokers' listener has it. "
+        "Set SASL_SSL for a cluster that others can reach.",
+    )
+    kafka_sasl_mechanism: SaslMechanism = Field(
+        default="SCRAM-SHA-512",
+        description="PLAIN, SCRAM-SHA-256 or SCRAM-SHA-512. Set it to what the brokers offer.",
+    )
+    kafka_sasl_username: str = Field(
+        default="", description="User at the brokers. Set it with a SASL_… protocol."
+    )
+    kafka_sasl_password: SecretStr = Field(
+        default=SecretStr(""),
+        description="Password of that user. Set it with a SASL_… protocol.",
+    )
+    kafka_tls_ca_file: Path | None = Field(
+        default=None,
+        description="PEM file of the authorities that may sign the brokers' certificates; unset: "
+        "the system's. Set it for an authority of your own.",
+    )
+    kafka_tls_cert_file: Path | None = Field(
+        default=None,
+        description="PEM file of our certificate for the brokers, its chain included. "
+        "Set it where brokers ask for one.",
+    )
+    kafka_tls_key_file: Path | None = Field(
+        default=None,
+        description="PEM file of that certificate's private key, without a passphrase. "
+        "Set it with the certificate.",
+    )
+
+    @property
+    def kafka(self) -> KafkaConnection:
+        """All that clients of the brokers need to connect."""
+        return KafkaConnection(
+            self.kafka_bootstrap_servers,
+            self.kafka_security_protocol,
+            self.kafka_sasl_mechanism,
+            self.kafka_sasl_username,
+            self.kafka_sasl_password.get_secret_value(),
+            self.kafka_tls_ca_file,
+            self.kafka_tls_cert_file,
+            self.kafka_tls_key_file,
+        )
+
+    @model_validator(mode="after")
+    def _check_connection(self) -> Self:
+        self.kafka.check()
+        return self
 
 
 class InfluxSettings(CommonSettings):
@@ -79,6 +137,25 @@ class InfluxSettings(CommonSettings):
         "provision needs an all-access one.",
     )
     influx_org: str = Field(default="stepclock", description="InfluxDB organisation, by name.")
+    influx_tls_ca_file: Path | None = Field(
+        default=None,
+        description="PEM file of the authorities that may sign InfluxDB's certificate; unset: "
+        "the system's. Set it with an https URL and an authority of your own.",
+    )
+
+    @model_validator(mode="after")
+    def _check_tls(self) -> Self:
+        if self.influx_tls_ca_file is None:
+            return self
+        if not self.influx_url.startswith("https://"):
+            raise ValueError(
+                "STEPCLOCK_INFLUX_TLS_CA_FILE is set, but STEPCLOCK_INFLUX_URL is not https"
+            )
+        try:
+            ssl.create_default_context(cafile=self.influx_tls_ca_file)
+        except OSError as exc:
+            raise ValueError(f"STEPCLOCK_INFLUX_TLS_CA_FILE can't be read: {exc}") from exc
+        return self
 
 
 def default_data_dir() -> Path:
@@ -90,6 +167,13 @@ def default_keys_file() -> Path:
     """The keys file of commands that are given none: keys.toml in the data folder."""
     data_dir = os.environ.get(f"{PREFIX}DATA_DIR")
     return (Path(data_dir) if data_dir else default_data_dir()) / "keys.toml"
+
+
+def problems(error: ValidationError) -> Iterator[tuple[str, str]]:
+    """What is wrong by variable, or for the settings as a whole ("settings"); never a value."""
+    for one in error.errors(include_input=False, include_url=False):
+        name = PREFIX + ".".join(map(str, one["loc"])).upper() if one["loc"] else "settings"
+        yield name, one["msg"].removeprefix("Value error, ")
 
 
 def unknown_variables(

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 from rich.console import Console
 
-from adapters.settings import CommonSettings, unknown_variables
+from adapters.settings import CommonSettings, problems, unknown_variables
 from admin import dlq, keys
 from admin.check_config import check_config_command
 from admin.demo import demo_command
@@ -110,9 +110,8 @@ def _settings(kind: type[S], **flags: Any) -> S:
     try:
         return kind(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as exc:
-        for error in exc.errors(include_input=False):
-            name = ".".join(map(str, error["loc"])).upper()
-            _errors.print(f"error: STEPCLOCK_{name}: {error['msg']}", style="red")
+        for name, wrong in problems(exc):
+            _errors.print(f"error: {name}: {wrong}", style="red", markup=False)
         raise typer.Exit(2) from exc
     except SettingsError as exc:
         _errors.print(f"error: {exc}", style="red", markup=False)

@@ -20,7 +20,7 @@ from rich.table import Table
 from adapters.influx import InfluxAdmin
 from adapters.kafka import KafkaAdmin
 from adapters.retention import load_retention
-from adapters.settings import PREFIX, CommonSettings, unknown_variables
+from adapters.settings import PREFIX, CommonSettings, problems, unknown_variables
 from admin.plan import Action, Change, plan_buckets, plan_mappings, plan_topics
 from admin.terminal import plain
 from consumers.settings import ConsumerSettings
@@ -94,14 +94,16 @@ def check_services(settings: ConsumerSettings, keys_file: Path) -> Iterator[Find
     classes = load_retention(settings.retention_file)
     records = parse(keys_file.read_text("utf-8")) if keys_file.exists() else {}
     namespaces = sorted({DEFAULT_NAMESPACE, *(r.tenant.namespace for r in records.values())})
-    with KafkaAdmin(settings.kafka_bootstrap_servers) as kafka:
+    with KafkaAdmin(settings.kafka) as kafka:
         servers = settings.kafka_bootstrap_servers
         yield from _check_plan("Kafka", servers, lambda: list(plan_topics(kafka, classes)))
     token = settings.influx_token.get_secret_value()
     if not token:
         yield Finding("InfluxDB", State.WRONG, f"{PREFIX}INFLUX_TOKEN is not set")
         return
-    with InfluxAdmin(settings.influx_url, token, settings.influx_org) as influx:
+    with InfluxAdmin(
+        settings.influx_url, token, settings.influx_org, ca_file=settings.influx_tls_ca_file
+    ) as influx:
         yield from _check_plan(
             "InfluxDB",
             settings.influx_url,
@@ -148,9 +150,8 @@ def _check_settings(command: str, model: type[CommonSettings]) -> Iterator[Findi
     try:
         model()
     except ValidationError as exc:
-        for error in exc.errors(include_input=False):
-            name = ".".join(map(str, error["loc"])).upper()
-            yield Finding(PREFIX + name, State.WRONG, f"{error['msg']} ({command})")
+        for name, wrong in problems(exc):
+            yield Finding(name, State.WRONG, f"{wrong} ({command})")
     except SettingsError as exc:
         yield Finding(f"settings of {command}", State.WRONG, str(exc))
     except (OSError, UnicodeDecodeError) as exc:

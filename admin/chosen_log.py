@@ -9,9 +9,17 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
+from adapters.kafka_connection import KafkaConnection
 from adapters.retention import load_retention
-from adapters.settings import PREFIX, CommonSettings, default_data_dir
+from adapters.settings import (
+    PREFIX,
+    CommonSettings,
+    KafkaSettings,
+    default_data_dir,
+    problems,
+)
 from admin.terminal import fail
 from schemas.log import Publisher, Reader
 from schemas.retention import InvalidRetention, Kind
@@ -37,22 +45,22 @@ class KafkaLog:
 
     views = ("wall", "steps")
 
-    def __init__(self, servers: str) -> None:
-        self.servers = servers
-        self.name = f"Kafka at {servers}"
+    def __init__(self, connection: KafkaConnection) -> None:
+        self.connection = connection
+        self.name = f"Kafka at {connection.bootstrap_servers}"
 
     def reader(self) -> Reader:
         """Reads with a connection of its own for each topic."""
         from adapters.kafka import KafkaReader  # noqa: PLC0415 - loaded where it is used
 
-        return KafkaReader(self.servers, timeout_s=_ANSWER_S)
+        return KafkaReader(self.connection, timeout_s=_ANSWER_S)
 
     @contextmanager
     def publishing(self, topics: Collection[str]) -> Iterator[Publisher]:
         """Connects, and fails if one of the topics is missing."""
         from adapters.kafka import KafkaPublisher  # noqa: PLC0415 - loaded where it is used
 
-        publisher = KafkaPublisher(self.servers, topics=topics)
+        publisher = KafkaPublisher(self.connection, topics=topics)
         try:
             publisher.probe(_ANSWER_S)
             yield publisher
@@ -110,7 +118,10 @@ def choose(kafka: str | None, data_dir: Path | None) -> KafkaLog | EmbeddedLog:
         fail("give --kafka or --data-dir, not both", code=2)
     kafka = kafka or (None if data_dir else os.environ.get(_KAFKA_VARIABLE))
     if kafka:
-        return KafkaLog(kafka)
+        try:
+            return KafkaLog(KafkaSettings(kafka_bootstrap_servers=kafka).kafka)
+        except ValidationError as exc:
+            fail("; ".join(map(": ".join, problems(exc))), code=2)
     variable = os.environ.get(PREFIX + "DATA_DIR")
     log = EmbeddedLog(data_dir or (Path(variable) if variable else default_data_dir()))
     if not log.path.exists():

@@ -51,7 +51,7 @@ def lag_command(
     figures = (
         EmbeddedFigures(log.path, log.store_path, topics)
         if isinstance(log, EmbeddedLog)
-        else KafkaFigures(log.servers, group, topics)
+        else KafkaFigures(log.connection, group, topics)
     )
     with closing(figures):
         first = _first_look(figures, log.name)

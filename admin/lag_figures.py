@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping
 from contextlib import closing
 from pathlib import Path
 
-from adapters.kafka import KafkaAdmin, TopicDescription
+from adapters.kafka import KafkaAdmin, KafkaConnection, TopicDescription
 from admin.lag_report import Look, PartitionFigures
 from embedded.log import SqliteLog, unavailable
 from embedded.log_record import bounds_of, read_records
@@ -18,7 +18,7 @@ from schemas.log import LogUnavailable, TopicPartition
 class KafkaFigures:
     """Looks at the topics of a group. For one thread."""
 
-    def __init__(self, servers: str, group: str, topics: Collection[str]) -> None:
+    def __init__(self, servers: KafkaConnection | str, group: str, topics: Collection[str]) -> None:
         self._admin = KafkaAdmin(servers)
         self._group = group
         self._topics = topics

@@ -14,7 +14,7 @@ from rich.table import Table
 from adapters.influx import InfluxAdmin
 from adapters.kafka import KafkaAdmin
 from adapters.retention import load_retention
-from adapters.settings import InfluxSettings, KafkaSettings, default_keys_file
+from adapters.settings import InfluxSettings, KafkaSettings, default_keys_file, problems
 from admin.plan import PARTITIONS, Action, Change, plan_buckets, plan_mappings, plan_topics
 from schemas.keys import DEFAULT_NAMESPACE, InvalidKeys, parse
 from schemas.log import LogUnavailable
@@ -108,9 +108,7 @@ def provision_command(
         classes = load_retention(kafka_at.retention_file)
         namespaces = [DEFAULT_NAMESPACE, *(namespace or ()), *_namespaces_of(keys_file)]
     except ValidationError as exc:
-        # Not str(exc): it would repeat what was given, which may be a secret.
-        wrong = (f"STEPCLOCK_{str(e['loc'][0]).upper()}: {e['msg']}" for e in exc.errors())
-        raise _fail("; ".join(wrong), code=2) from exc
+        raise _fail("; ".join(map(": ".join, problems(exc))), code=2) from exc
     except (InvalidRetention, InvalidKeys, OSError) as exc:
         raise _fail(str(exc), code=2) from exc
     token = influx_at.influx_token.get_secret_value()
@@ -118,8 +116,13 @@ def provision_command(
         raise _fail("STEPCLOCK_INFLUX_TOKEN is not set: provision needs an all-access token", 2)
     try:
         with (
-            KafkaAdmin(kafka_at.kafka_bootstrap_servers) as kafka,
-            InfluxAdmin(influx_at.influx_url, token, influx_at.influx_org) as influx,
+            KafkaAdmin(kafka_at.kafka) as kafka,
+            InfluxAdmin(
+                influx_at.influx_url,
+                token,
+                influx_at.influx_org,
+                ca_file=influx_at.influx_tls_ca_file,
+            ) as influx,
         ):
             provision(
                 kafka, influx, classes, namespaces, partitions=partitions, dry_run=dry_run, yes=yes

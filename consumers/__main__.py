@@ -68,12 +68,13 @@ def work(
     classes = load_retention(settings.retention_file).values()
     topics = [topic_of(c.name) for c in classes if c.kind is Kind.INGEST]
     probes = Probes(settings.probe_host, settings.probe_port, live_after_s=settings.live_after_s)
-    publisher = KafkaPublisher(settings.kafka_bootstrap_servers, topics=[DEAD_LETTER_TOPIC])
+    publisher = KafkaPublisher(settings.kafka, topics=[DEAD_LETTER_TOPIC])
     writer = InfluxWriter(
         settings.influx_url,
         settings.influx_token.get_secret_value(),
         settings.influx_org,
         timeout_s=settings.influx_timeout_s,
+        ca_file=settings.influx_tls_ca_file,
     )
     try:
         _log.info("probes and metrics at %s", probes.url)
@@ -85,7 +86,7 @@ def work(
         while again:
             worker = Worker(
                 KafkaSource(
-                    settings.kafka_bootstrap_servers,
+                    settings.kafka,
                     settings.consumer_group,
                     instance_id=settings.consumer_instance_id,
                 ),

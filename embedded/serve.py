@@ -144,6 +144,7 @@ def run(settings: ServeSettings) -> int:
             address_file=settings.address_file or data_dir / "serve.url",
             drain_s=settings.drain_s,
             bounds=ConnectionBounds.of(settings),
+            tls=settings.tls_context(),
             on_started=on_started,
         )
     finally:

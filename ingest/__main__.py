@@ -28,19 +28,20 @@ def run(settings: GatewaySettings) -> int:
     keys = KeyStore(ensure_keys(settings.keys_file, settings.data_dir, settings.host))
     topics = [topic_of(c.name) for c in retention.values() if c.kind is Kind.INGEST]
     publisher = KafkaPublisher(
-        settings.kafka_bootstrap_servers,
+        settings.kafka,
         topics=topics,
         ack_deadline_s=settings.ack_deadline_s,
         # Our own bound answers first, and without opening the circuit: it leaves room for headers.
         max_in_flight_bytes=2 * settings.max_pending_bytes,
     )
     reader = InfluxReader(
-        settings.influx_url, settings.influx_token.get_secret_value(), settings.influx_org
+        settings.influx_url,
+        settings.influx_token.get_secret_value(),
+        settings.influx_org,
+        ca_file=settings.influx_tls_ca_file,
     )
     try:
-        progress = KafkaProgress(
-            settings.kafka_bootstrap_servers, settings.consumer_group, DEAD_LETTER_TOPIC
-        )
+        progress = KafkaProgress(settings.kafka, settings.consumer_group, DEAD_LETTER_TOPIC)
         app = create_app(
             settings, Dependencies(publisher, progress, reader, keys, retention, reader.ping)
         )
@@ -51,6 +52,7 @@ def run(settings: GatewaySettings) -> int:
             address_file=settings.address_file,
             drain_s=settings.drain_s,
             bounds=ConnectionBounds.of(settings),
+            tls=settings.tls_context(),
             on_started=lambda _: keys.reload_on_hangup(),
         )
     finally:

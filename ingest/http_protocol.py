@@ -262,8 +262,9 @@ class BoundedHttpProtocol(HttpToolsProtocol):
 
     def eof_received(self) -> bool:  # type: ignore[override]
         """Whoever has said everything may still read: the answer that is due is its last."""
-        if self.cycle is None or self.cycle.response_complete or self._reading is not _NOTHING_YET:
-            return False
+        nothing_due = self.cycle is None or self.cycle.response_complete
+        if nothing_due or self._reading is not _NOTHING_YET or self.scheme == "https":
+            return False  # with TLS, asyncio ends both directions at once
         self._end_with(self.cycle)
         return True
 
@@ -294,7 +295,8 @@ class BoundedHttpProtocol(HttpToolsProtocol):
         self._due = self._now() + _LINGER_S
         self.pipeline.clear()
         self.flow.resume_reading()
-        self.transport.write_eof()
+        if self.transport.can_write_eof():  # TLS has no half-closed connection
+            self.transport.write_eof()
 
     def _refuse(self, error: GatewayError) -> None:
         """Answer the request that is being read, and end the connection."""

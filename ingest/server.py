@@ -7,6 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -18,6 +19,7 @@ from fastapi import FastAPI
 
 from ingest.connection_bounds import ConnectionBounds
 from ingest.http_protocol import BoundedHttpProtocol
+from ingest.tls import TlsListener
 from telemetry import metrics
 
 _log = logging.getLogger("stepclock.gateway")
@@ -34,21 +36,41 @@ class HttpServer(uvicorn.Server):
         self,
         config: uvicorn.Config,
         on_started: Callable[[HttpServer], None],
-        max_connections: int,
+        bounds: ConnectionBounds,
         on_stopping: Callable[[], None] = lambda: None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         super().__init__(config)
         self._on_started = on_started
         self._on_stopping = on_stopping
-        self._max_connections = max_connections
+        self._bounds = bounds
+        self._tls = tls
         self._full = False
         self.stopped_by: signal.Signals | None = None
+        self.failed = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, then say so."""
-        await super().startup(sockets)
+        if self._tls is None:
+            await super().startup(sockets)
+        else:
+            await super().startup([])
+            self.servers += [self._tls_listener(listener) for listener in sockets or []]
         if self.started:
             self._on_started(self)
+
+    def _tls_listener(self, listener: socket.socket) -> asyncio.Server:
+        def protocol() -> asyncio.Protocol:
+            return self.config.http_protocol_class(  # type: ignore[call-arg]
+                config=self.config,
+                server_state=self.server_state,
+                app_state=self.lifespan.state,
+            )
+
+        assert self._tls is not None
+        connections = self.server_state.connections
+        made = TlsListener(listener, self._tls, protocol, connections, self._bounds, self._fail)
+        return cast("asyncio.Server", made)  # uvicorn closes it and waits for that, no more
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Take no more connections, and let nobody wait longer than for an answer."""
@@ -68,12 +90,16 @@ class HttpServer(uvicorn.Server):
         return await super().on_tick(counter)
 
     def _tell_if_full(self, connections: int) -> None:
-        full = connections >= self._max_connections
+        full = connections >= self._bounds.max_connections
         if full and not self._full:
             _log.warning("%d connections are open: new ones get 503", connections)
         elif self._full and not full:
             _log.info("there is room for connections again")
         self._full = full
+
+    def _fail(self) -> None:
+        self.failed = True
+        self.stop()
 
     def stop(self) -> None:
         """Stop taking connections and drain. Safe to call from any thread."""
@@ -106,12 +132,13 @@ def run_http(
     address_file: Path | None,
     drain_s: float,
     bounds: ConnectionBounds,
+    tls: ssl.SSLContext | None = None,
     on_started: Callable[[HttpServer], None] = lambda _: None,
 ) -> int:
     """Serve until SIGTERM (0) or SIGINT (130); 1 if the application did not start.
 
-    on_started gets the server once it listens, to stop it from another thread by `stop`.
-    Raises CannotListen if the address can't be had.
+    With tls the server speaks https only. on_started gets the server once it listens, to stop
+    it from another thread by `stop`. Raises CannotListen if the address can't be had.
     """
     bounds = bounds.within_file_limit()
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -123,7 +150,8 @@ def run_http(
             "choose another with --port (STEPCLOCK_PORT), 0 takes a free one"
         ) from exc
     with listener:
-        url = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
+        scheme = "http" if tls is None else "https"
+        url = f"{scheme}://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
         config = uvicorn.Config(
             app,
             loop="uvloop",
@@ -143,11 +171,9 @@ def run_http(
                 _write_address(address_file, url)
             on_started(server)
 
-        server = HttpServer(
-            config, started, bounds.max_connections, app.state.settlement.stop_waiting
-        )
+        server = HttpServer(config, started, bounds, app.state.settlement.stop_waiting, tls)
         server.run(sockets=[listener])
-    if not server.started or app.state.lifecycle.failed:
+    if not server.started or server.failed or app.state.lifecycle.failed:
         return 1  # the log says why
     return 130 if server.stopped_by is signal.SIGINT else 0
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 from pathlib import Path
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from adapters.settings import CommonSettings, InfluxSettings, KafkaSettings, default_data_dir
 
@@ -25,6 +27,16 @@ class HttpSettings(CommonSettings):
         default=None,
         description="File that receives the base URL once the server is ready. "
         "Set it with PORT=0, so that others find the port.",
+    )
+    tls_cert_file: Path | None = Field(
+        default=None,
+        description="PEM file of the server's certificate, its chain included: https instead of "
+        "http. Set it where keys cross a network that others can read.",
+    )
+    tls_key_file: Path | None = Field(
+        default=None,
+        description="PEM file of that certificate's private key, without a passphrase. "
+        "Set it with the certificate.",
     )
     keys_file: Path | None = Field(
         default=None,
@@ -113,6 +125,29 @@ class HttpSettings(CommonSettings):
         gt=0,
         description="Seconds that requests in flight get to end after SIGTERM.",
     )
+
+    def tls_context(self) -> ssl.SSLContext | None:
+        """TLS 1.2 or later with our certificate; None without one. Raises ValueError."""
+        if (self.tls_cert_file is None) != (self.tls_key_file is None):
+            raise ValueError("STEPCLOCK_TLS_CERT_FILE and STEPCLOCK_TLS_KEY_FILE go together")
+        if self.tls_cert_file is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.minimum_version = ssl.TLSVersion.TLSv1_2
+        context.set_alpn_protocols(["http/1.1"])
+        try:
+            # Without a password here, OpenSSL would ask the terminal for one.
+            context.load_cert_chain(self.tls_cert_file, self.tls_key_file, password="")
+        except OSError as exc:
+            raise ValueError(
+                f"STEPCLOCK_TLS_CERT_FILE and STEPCLOCK_TLS_KEY_FILE can't be used: {exc}"
+            ) from exc
+        return context
+
+    @model_validator(mode="after")
+    def _check_tls_files(self) -> Self:
+        self.tls_context()
+        return self
 
 
 class GatewaySettings(HttpSettings, KafkaSettings, InfluxSettings):

@@ -10,7 +10,7 @@ import os
 import secrets
 import shutil
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,14 +87,20 @@ def influx_service(folder: Path) -> Iterator[Influx]:
 
 @contextmanager
 def private_kafka(
-    folder: Path, *, port: int | None = None, advertised_port: int | None = None
+    folder: Path,
+    *,
+    port: int | None = None,
+    advertised_port: int | None = None,
+    settings: Mapping[str, str] | None = None,
 ) -> Iterator[native.kafka.Broker]:
     """A native broker of one's own, to kill or to freeze. Raises Absent."""
     if names := native.kafka.missing():
         raise Absent(f"no native Kafka without {', '.join(names)}")
     try:
         native.kafka.ensure(log.info)
-        broker = native.kafka.start(folder, port=port, advertised_port=advertised_port)
+        broker = native.kafka.start(
+            folder, port=port, advertised_port=advertised_port, settings=settings
+        )
     except (PreparationFailed, StartFailed) as exc:
         raise Absent(f"no native Kafka: {exc}") from exc
     with broker:

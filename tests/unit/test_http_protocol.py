@@ -30,6 +30,9 @@ class Transport(asyncio.Transport):
         assert not self.eof
         self.written += data
 
+    def can_write_eof(self):
+        return True
+
     def write_eof(self):
         self.eof = True
 
@@ -413,7 +416,7 @@ def test_a_full_server_says_so_once_and_sweeps_its_connections(caplog):
     async def body():
         rig = Rig(ConnectionBounds(max_connections=2))
         rig.s = -1000.0
-        server = HttpServer(rig.config, lambda _: None, 2)
+        server = HttpServer(rig.config, lambda _: None, ConnectionBounds(max_connections=2))
         rig.state = server.server_state
         _, first = rig.connect()
         rig.connect()

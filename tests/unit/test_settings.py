@@ -1,14 +1,16 @@
+import subprocess
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
-from adapters.settings import unknown_variables
+from adapters.settings import InfluxSettings, KafkaSettings, problems, unknown_variables
 from admin.__main__ import app
 from admin.settings import all_settings, markdown
 from consumers.settings import ConsumerSettings
-from ingest.settings import GatewaySettings
+from ingest.settings import GatewaySettings, HttpSettings
+from tests.certificates import Authority
 
 README = Path(__file__).parents[2] / "README.md"
 
@@ -66,3 +68,72 @@ def test_every_command_has_help_with_an_example(command):
     result = CliRunner().invoke(app, [*command.split(), "--help"])
     assert result.exit_code == 0
     assert "stepclock-server" in result.stdout.split("Example", 1)[-1]
+
+
+@pytest.fixture(scope="module")
+def signed(tmp_path_factory):
+    authority = Authority.new(tmp_path_factory.mktemp("authority"))
+    return authority, authority.sign("ours"), authority.sign("another")
+
+
+def refused(kind, **values):
+    with pytest.raises(ValidationError) as caught:
+        kind(**values)
+    return "; ".join(map(": ".join, problems(caught.value)))
+
+
+def test_a_connection_to_kafka_that_can_not_work_is_refused_before_anything_starts(signed):
+    authority, ours, another = signed
+    login = {"kafka_sasl_username": "u", "kafka_sasl_password": "hush"}
+    assert "KAFKA_SASL_PASSWORD" in refused(KafkaSettings, kafka_security_protocol="SASL_SSL")
+    assert "SECURITY_PROTOCOL=PLAINTEXT" in refused(KafkaSettings, **login)
+    assert "KAFKA_SECURITY_PROTOCOL: " in refused(KafkaSettings, kafka_security_protocol="TLS")
+    assert "KAFKA_SASL_MECHANISM: " in refused(KafkaSettings, kafka_sasl_mechanism="GSSAPI")
+    assert "uses no TLS" in refused(KafkaSettings, kafka_tls_ca_file=authority.file)
+    ssl = {"kafka_security_protocol": "SSL"}
+    assert "TLS_CA_FILE can't be read" in refused(KafkaSettings, **ssl, kafka_tls_ca_file="/none")
+    assert "TLS_CA_FILE can't be read" in refused(KafkaSettings, **ssl, kafka_tls_ca_file=ours.key)
+    cert = {"kafka_tls_cert_file": ours.certificate}
+    assert "go together" in refused(KafkaSettings, **ssl, **cert)
+    wrong = refused(KafkaSettings, **ssl, **cert, kafka_tls_key_file=another.key)
+    assert "KAFKA_TLS_KEY_FILE can't be used" in wrong
+    settings = KafkaSettings(**ssl, **cert, kafka_tls_key_file=ours.key)
+    assert settings.kafka.uses_tls
+    settings = KafkaSettings(kafka_security_protocol="SASL_PLAINTEXT", **login)
+    assert settings.kafka.sasl_password == "hush"
+    assert "hush" not in repr(settings.kafka) + repr(settings)
+
+
+def test_a_certificate_of_the_gateway_that_can_not_be_used_is_refused(signed, tmp_path):
+    _, ours, another = signed
+    assert "go together" in refused(HttpSettings, tls_cert_file=ours.certificate)
+    pair = {"tls_cert_file": ours.certificate, "tls_key_file": another.key}
+    assert "STEPCLOCK_TLS_KEY_FILE can't be used" in refused(HttpSettings, **pair)
+    locked = tmp_path / "locked.key"
+    command = ["openssl", "ec", "-aes128", "-passout", "pass:x", "-in", ours.key, "-out", locked]
+    subprocess.run(command, check=True, capture_output=True, timeout=30)
+    pair = {"tls_cert_file": ours.certificate, "tls_key_file": locked}
+    assert "can't be used" in refused(HttpSettings, **pair), "and nobody is asked for a passphrase"
+    assert HttpSettings(tls_cert_file=ours.certificate, tls_key_file=ours.key).tls_context()
+    assert HttpSettings().tls_context() is None
+
+
+def test_an_authority_for_influxdb_needs_an_https_url(signed):
+    authority, ours, _ = signed
+    assert "is not https" in refused(InfluxSettings, influx_tls_ca_file=authority.file)
+    https = {"influx_url": "https://127.0.0.1:1"}
+    wrong = refused(InfluxSettings, **https, influx_tls_ca_file=ours.key)
+    assert "INFLUX_TLS_CA_FILE can't be read" in wrong
+    assert InfluxSettings(**https, influx_tls_ca_file=authority.file).influx_tls_ca_file
+
+
+def test_what_is_wrong_with_settings_never_repeats_them(monkeypatch):
+    monkeypatch.setenv("STEPCLOCK_KAFKA_SASL_PASSWORD", "hush")
+    monkeypatch.setenv("STEPCLOCK_INFLUX_TOKEN", "hush")
+    with pytest.raises(ValidationError) as caught:
+        GatewaySettings()
+    assert "hush" not in str(caught.value)
+    result = CliRunner().invoke(app, ["gateway"])
+    assert result.exit_code == 2
+    assert "STEPCLOCK_KAFKA_SECURITY_PROTOCOL=PLAINTEXT" in result.stderr
+    assert "hush" not in result.output + result.stderr

@@ -38,6 +38,9 @@ class _Transport(asyncio.Transport):
         assert not self.eof, "written behind the end"
         self.written += data
 
+    def can_write_eof(self) -> bool:
+        return True
+
     def write_eof(self) -> None:
         self.eof = True
 
