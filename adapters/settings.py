@@ -42,6 +42,11 @@ class CommonSettings(BaseSettings):
         pattern="^(DEBUG|INFO|WARNING|ERROR)$",
         description="Least severe log line that is printed. DEBUG also shows clients' mistakes.",
     )
+    audit_file: Path | None = Field(
+        default=None,
+        description="File that audit lines are appended to, beside standard error; unset: nowhere "
+        "else. Set it where people run commands whose output nobody keeps.",
+    )
 
     @model_validator(mode="before")
     @classmethod

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from adapters.settings import default_keys_file
+from admin.audit import audited
 from ingest.credentials import write_private
 from schemas.keys import (
     DEFAULT_NAMESPACE,
@@ -79,6 +80,17 @@ def create(
         for r in records.values()
     ]
     write_private(path, dump([*others, record]))
+    audited(
+        "key.create",
+        "done",
+        key=record.id,
+        tenant=tenant,
+        namespace=record.tenant.namespace,
+        role=role.value,
+        rate=record.tenant.rate,
+        expires=None if record.expires is None else record.expires.isoformat(),
+        file=path,
+    )
     _errors.print(
         f"key {record.id} of tenant {tenant} written to {path}; keep it, it is shown once:"
     )
@@ -119,6 +131,7 @@ def revoke(
         raise _usage(f"no key {key_id!r} in {path}; see 'stepclock-server keys list'")
     records[key_id] = dataclasses.replace(records[key_id], revoked=True)
     write_private(path, dump(records.values()))
+    audited("key.revoke", "done", key=key_id, tenant=records[key_id].tenant.name, file=path)
     _errors.print(f"key {key_id} is revoked")
 
 

@@ -15,6 +15,7 @@ from adapters.influx import InfluxAdmin
 from adapters.kafka import KafkaAdmin
 from adapters.retention import load_retention
 from adapters.settings import InfluxSettings, KafkaSettings, default_keys_file, problems
+from admin.audit import audited
 from admin.plan import PARTITIONS, Action, Change, plan_buckets, plan_mappings, plan_topics
 from schemas.keys import DEFAULT_NAMESPACE, InvalidKeys, parse
 from schemas.log import LogUnavailable
@@ -70,7 +71,13 @@ def provision(
     else:
         for change in to_do:
             assert change.apply is not None
-            change.apply()
+            facts = {"what": change.what, "name": change.name, "detail": change.detail}
+            try:
+                change.apply()
+            except (LogUnavailable, StoreError):
+                audited(f"provision.{change.action.value}", "failed", **facts)
+                raise
+            audited(f"provision.{change.action.value}", "done", **facts)
         console.print(f"{len(to_do)} done")
     return plan
 

@@ -17,6 +17,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from admin.audit import audited
 from admin.chosen_log import DataDir, EmbeddedLog, KafkaLog, KafkaServers, choose, ingest_topics
 from admin.letter_filter import ByNamespace, ByReason, ByTenant, LetterFilter, Since, Until
 from admin.letters import FileLetters, FoundLetter, TopicLetters, Unreadable
@@ -168,12 +169,12 @@ def _send(replay: Replay, log: KafkaLog | EmbeddedLog, plan: Plan) -> None:
         with log.publishing(plan.topics) as publisher:
             replay.send(publisher, sent)
     except (LogUnavailable, RecordRefused, OSError) as exc:
-        _say_sent(sent)
+        _say_sent(sent, log, "failed")
         fail(f"{log.name}: {exc}; the rest was not sent, repeating all of it does no harm")
     except KeyboardInterrupt:
-        _say_sent(sent)
+        _say_sent(sent, log, "interrupted")
         raise
-    _say_sent(sent)
+    _say_sent(sent, log, "done")
 
 
 def _wait(window: Iterable[tuple[Future[int], Group, int]], sent: Counter[Group]) -> None:
@@ -214,8 +215,11 @@ def _show(plan: Plan) -> None:
         errors.print(f"{plan.unreadable} records or rows are no readable dead letters")
 
 
-def _say_sent(sent: Counter[Group]) -> None:
+def _say_sent(sent: Counter[Group], log: KafkaLog | EmbeddedLog, outcome: str) -> None:
     for (reason, tenant, view), lines in sorted(sent.items()):
         errors.print(plain(f"sent {lines} lines of {tenant}, {reason}, to view {view}"))
+        facts = {"tenant": tenant, "reason": reason, "view": view, "lines": lines}
+        audited("dlq.replay", outcome, log=log.name, **facts)
     if not sent:
         errors.print("the log has acknowledged nothing")
+        audited("dlq.replay", outcome, log=log.name, lines=0)

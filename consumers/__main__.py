@@ -36,7 +36,7 @@ def run(settings: ConsumerSettings, stop: threading.Event | None = None) -> int:
     Signals are handled only if no stop is given. Kafka or InfluxDB may be away at the start
     and later: the worker waits for them.
     """
-    configure(settings.log_level)
+    configure(settings.log_level, settings.audit_file)
     interrupted: list[int] = []
     if stop is None:
         told = stop = threading.Event()

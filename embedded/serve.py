@@ -101,7 +101,7 @@ class WorkerThread(threading.Thread):
 
 def run(settings: ServeSettings) -> int:
     """Serve until SIGTERM (0) or SIGINT (130); 1 if the worker failed."""
-    configure(settings.log_level)
+    configure(settings.log_level, settings.audit_file)
     sys.setswitchinterval(0.0005)  # the worker's thread must not hold answers back
     data_dir = settings.data_dir
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)

@@ -20,7 +20,7 @@ from telemetry.logs import configure
 
 def run(settings: GatewaySettings) -> int:
     """Serve until SIGTERM or SIGINT; the exit code. Waits for Kafka by itself."""
-    configure(settings.log_level)
+    configure(settings.log_level, settings.audit_file)
     # kafka-python's sender thread and the event loop share the interpreter lock: a shorter
     # switch interval cut the p99 of group commit to a third.
     sys.setswitchinterval(0.0005)

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import hmac
 import logging
+import math
 import signal
 import threading
 import time
@@ -16,11 +17,14 @@ from urllib.parse import unquote_plus
 
 from ingest.errors import Unauthorized
 from schemas.keys import InvalidKeys, KeyRecord, digest, id_of, parse
+from telemetry import audit
 
 _log = logging.getLogger("stepclock.auth")
 
-_HINT = "send a key made by 'stepclock-server keys create' as 'Authorization: Bearer <key>'"
+#: A key in use is worth a line an hour, not one for each request.
+_USE_IS_SAID_EVERY_S = 3600.0
 
+_HINT = "send a key made by 'stepclock-server keys create' as 'Authorization: Bearer <key>'"
 
 #: Larger files are read beside the event loop; this one holds some 300 keys.
 _INLINE_BYTES = 64 * 1024
@@ -49,6 +53,8 @@ class KeyStore:
         self._checked_at = now()
         self._reading: threading.Thread | None = None
         self._stamp = self._file_stamp()
+        #: When a use of each key was last said.
+        self._used_at: dict[str, float] = {}
         try:
             self._keys: Mapping[str, KeyRecord] = parse(path.read_text("utf-8"))
         except InvalidKeys as exc:
@@ -57,17 +63,32 @@ class KeyStore:
     def authenticate(self, key: str | None) -> KeyRecord:
         """The record of a valid key. Raises Unauthorized, which never repeats the key."""
         if not key:
-            raise Unauthorized(f"no key was sent; {_HINT}")
+            raise Unauthorized(f"no key was sent; {_HINT}", reason="no_key")
         self._reload_if_changed()
         record = self._keys.get(id_of(key) or "")
         # The digest is compared for unknown ids too, so that time tells nothing of ids.
         expected = record.sha256 if record else "0" * 64
         if not hmac.compare_digest(digest(key), expected) or record is None:
-            raise Unauthorized(f"the key is not known; {_HINT}")
+            raise Unauthorized(
+                f"the key is not known; {_HINT}",
+                reason="unknown_key" if record is None else "wrong_secret",
+                actor="unknown" if record is None else f"key:{record.id}",
+            )
+        actor = f"key:{record.id}"
         if record.revoked:
-            raise Unauthorized(f"key {record.id} was revoked; ask for a new one")
+            raise Unauthorized(
+                f"key {record.id} was revoked; ask for a new one", reason="revoked", actor=actor
+            )
         if record.expires is not None and record.expires <= self._utc_now():
-            raise Unauthorized(f"key {record.id} expired at {record.expires.isoformat()}")
+            raise Unauthorized(
+                f"key {record.id} expired at {record.expires.isoformat()}",
+                reason="expired",
+                actor=actor,
+            )
+        now = self._now()
+        if now - self._used_at.get(record.id, -math.inf) >= _USE_IS_SAID_EVERY_S:
+            self._used_at[record.id] = now
+            audit.record("key.use", actor=actor, outcome="granted", tenant=record.tenant.name)
         return record
 
     def reload_on_hangup(self) -> None:
@@ -105,9 +126,13 @@ class KeyStore:
             keys = parse(self._path.read_text("utf-8"))
         except (OSError, UnicodeDecodeError, InvalidKeys) as exc:
             _log.error("%s can't be read, the old keys stay valid: %s", self._path, exc)
+            audit.record("keys.reload", actor="gateway", outcome="failed", file=self._path)
         else:
             self._keys = keys
+            used = dict(self._used_at)  # copied at once: others use keys meanwhile
+            self._used_at = {key_id: at for key_id, at in used.items() if key_id in keys}
             _log.info("%s reloaded: %d keys", self._path, len(keys))
+            audit.record("keys.reload", actor="gateway", outcome="done", keys=len(keys))
 
     def _file_stamp(self) -> tuple[int, int, int]:
         stat = self._path.stat()
@@ -146,7 +171,11 @@ def _key_in(value: str) -> str:
             try:
                 decoded = base64.b64decode(credentials, validate=True).decode()
             except ValueError as exc:  # no base64, no ASCII, or no UTF-8
-                raise Unauthorized(f"the Basic credentials can't be decoded; {_HINT}") from exc
+                raise Unauthorized(
+                    f"the Basic credentials can't be decoded; {_HINT}", reason="malformed"
+                ) from exc
             return decoded.partition(":")[2]
         case _:
-            raise Unauthorized(f"Authorization must be Bearer, Token or Basic; {_HINT}")
+            raise Unauthorized(
+                f"Authorization must be Bearer, Token or Basic; {_HINT}", reason="malformed"
+            )

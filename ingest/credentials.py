@@ -17,6 +17,7 @@ import platformdirs
 import tomli_w
 
 from schemas.keys import dump, id_of, new_key, record_of
+from telemetry import audit
 
 _log = logging.getLogger("stepclock.gateway")
 
@@ -60,6 +61,7 @@ def ensure_keys(configured: Path | None, data_dir: Path, host: str) -> Path:
     else:
         record = record_of(key, _TENANT, created=now)
     write_private(path, dump([record]))
+    audit.record("key.create", actor=audit.os_user(), outcome="done", key=record.id, file=path)
     _log.info("made %s with one key; the key stands in %s", path, credentials_path())
     return path
 

@@ -14,8 +14,12 @@ from enum import Enum
 from typing import Any, ClassVar
 
 from schemas.admission import Refusal
+from telemetry.audit import Sparing
 
 _log = logging.getLogger("stepclock.gateway")
+
+#: Each key and reason once a minute: whoever tries keys fills no disk.
+_refusals = Sparing(60.0)
 
 
 class Dialect(Enum):
@@ -94,23 +98,40 @@ class RowsRefused(BadRequest):
         return dict(self._answer)
 
 
-class Unauthorized(GatewayError):
-    """No key, or none that is valid."""
+class AccessRefused(GatewayError):
+    """Root of the two that the audit tells of: by whom, as far as that is known, and why."""
+
+    log_level = logging.DEBUG
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        reason: str,
+        actor: str = "unknown",
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(message, headers=headers)
+        self.reason = reason
+        self.actor = actor
+
+
+class Unauthorized(AccessRefused):
+    """No key, or none that is valid. actor: only a key whose id the keys file has."""
 
     status = 401
     code = "unauthorized"
-    log_level = logging.DEBUG
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message, headers={"WWW-Authenticate": 'Bearer realm="stepclock"'})
+    def __init__(self, message: str, *, reason: str, actor: str = "unknown") -> None:
+        challenge = {"WWW-Authenticate": 'Bearer realm="stepclock"'}
+        super().__init__(message, reason=reason, actor=actor, headers=challenge)
 
 
-class Forbidden(GatewayError):
+class Forbidden(AccessRefused):
     """The key is valid and may not do this."""
 
     status = 403
     code = "forbidden"
-    log_level = logging.DEBUG
 
 
 class NotFound(GatewayError):
@@ -225,6 +246,14 @@ def response(
 ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
     """Status, headers and body that say the error in a dialect, logged once."""
     _log.log(error.log_level, "%s: %d %s", instance, error.status, error.message)
+    if isinstance(error, AccessRefused):
+        _refusals.record(
+            "request",
+            actor=error.actor,
+            outcome="refused",
+            status=error.status,
+            reason=error.reason,
+        )
     if dialect is Dialect.PROBLEM:
         content_type = b"application/problem+json"
         document: dict[str, object] = {

@@ -84,7 +84,11 @@ class Intake:
     def open(self, key: KeyRecord) -> None:
         """Cheap refusals before the body is read: role, the log away, a tenant in debt."""
         if key.role is not Role.WRITE:
-            raise Forbidden(f"key {key.id} may only read; ask for one with role write")
+            raise Forbidden(
+                f"key {key.id} may only read; ask for one with role write",
+                reason="role",
+                actor=f"key:{key.id}",
+            )
         self._commits.check()
         refusal = self._limiter.in_debt(key.tenant.name, self._limit(key.tenant))
         if refusal:
@@ -122,7 +126,9 @@ class Intake:
         if namespace is not None and namespace != tenant.namespace:
             raise Forbidden(
                 f"the key belongs to namespace {tenant.namespace!r} and may not write to "
-                f"{namespace[:80]!r}; leave the namespace out or use your own"
+                f"{namespace[:80]!r}; leave the namespace out or use your own",
+                reason="namespace",
+                actor=f"tenant:{tenant.name}",
             )
         retention_class = self._retention.get(class_name)
         ingest = sorted(c.name for c in self._retention.values() if c.kind is Kind.INGEST)

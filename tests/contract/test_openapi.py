@@ -27,7 +27,7 @@ KEY, RECORD = new_key("vision")
 class Keys:
     def authenticate(self, key):
         if key != KEY:
-            raise Unauthorized("the key is not known")
+            raise Unauthorized("the key is not known", reason="unknown_key")
         return RECORD
 
 
