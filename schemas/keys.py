@@ -20,6 +20,8 @@ import tomli_w
 DEFAULT_NAMESPACE = "stepclock"
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
+#: A whole key, wherever it stands.
+_KEY = re.compile(r"\bsk_([0-9a-f]+)_[A-Za-z0-9_-]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
@@ -114,6 +116,11 @@ def record_of(
 def digest(key: str) -> str:
     """SHA-256 of a whole key, in hex; 256 random bits need no slow hash."""
     return hashlib.sha256(key.encode()).hexdigest()
+
+
+def without_secrets(text: str) -> str:
+    """The text with every key in it cut down to its id."""
+    return _KEY.sub(r"sk_\1_…", text)
 
 
 def id_of(key: str) -> str | None:

@@ -18,6 +18,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
+from schemas.keys import without_secrets
+
 LOGGER = "stepclock.audit"
 
 _log = logging.getLogger(LOGGER)
@@ -90,7 +92,7 @@ class Sparing:
 
 
 def _said(value: object) -> str:
-    text = str(value)
+    text = without_secrets(str(value))
     if len(text) > _MAX_VALUE_CHARS:
         text = text[:_MAX_VALUE_CHARS] + "…"
     return text if _PLAIN.fullmatch(text) else json.dumps(text)

@@ -7,7 +7,15 @@ import sys
 import time
 from pathlib import Path
 
+from schemas.keys import without_secrets
 from telemetry import audit
+
+
+class _WithoutKeys(logging.Formatter):
+    """Clients put keys into paths, buckets and whatever else a message repeats."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
 
 
 def configure(level: str, audit_file: Path | None = None) -> None:
@@ -17,7 +25,7 @@ def configure(level: str, audit_file: Path | None = None) -> None:
     if that can't be written.
     """
     handler = logging.StreamHandler(sys.stderr)
-    formatter = logging.Formatter(
+    formatter = _WithoutKeys(
         "%(asctime)s.%(msecs)03dZ %(levelname)-7s %(name)s: %(message)s", "%Y-%m-%dT%H:%M:%S"
     )
     formatter.converter = time.gmtime

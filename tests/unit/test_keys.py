@@ -6,7 +6,7 @@ import pytest
 from ingest.auth import KeyStore, key_in_headers, key_in_query
 from ingest.credentials import NoKeys, credentials_path, ensure_keys
 from ingest.errors import Unauthorized
-from schemas.keys import InvalidKeys, Role, dump, id_of, new_key, parse
+from schemas.keys import InvalidKeys, Role, dump, id_of, new_key, parse, without_secrets
 from tests.deadline import eventually
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
@@ -24,13 +24,13 @@ def test_a_keys_file_gives_back_what_was_dumped():
 
 
 def test_the_file_holds_no_secret():
-    key, record = new_key("vision")
+    key, record = new_key("vision", created=NOW)
     assert key not in dump([record])
     assert key.rsplit("_", 1)[1] not in dump([record])
 
 
 def test_a_valid_key_is_recognised(tmp_path):
-    key, record = new_key("vision")
+    key, record = new_key("vision", created=NOW)
     assert store(tmp_path / "keys.toml", record).authenticate(key) == record
 
 
@@ -43,7 +43,7 @@ def test_what_is_no_known_key_is_refused_without_repeating_it(tmp_path, key):
 
 
 def test_the_right_id_with_another_secret_is_refused(tmp_path):
-    key, record = new_key("vision")
+    key, record = new_key("vision", created=NOW)
     with pytest.raises(Unauthorized):
         store(tmp_path / "keys.toml", record).authenticate(f"sk_{id_of(key)}_{'x' * 43}")
 
@@ -257,3 +257,11 @@ def test_a_key_that_is_there_twice_in_a_large_file_is_refused_also_before_its_te
     again = f'\n[keys.{id_of(first)}]\ntenant = "tenant-1"\nsha256 = "{"ab" * 32}"\n'
     with pytest.raises(InvalidKeys, match=f"keys.{id_of(first)} is there twice"):
         parse(text[keys:] + again + text[tenants:keys])
+
+
+def test_a_key_in_a_text_is_cut_down_to_its_id():
+    key, record = new_key("vision", created=NOW)
+    text = f"nothing at /{key}; bucket='{key}' is {key}"
+    cut = f"sk_{record.id}_…"
+    assert without_secrets(text) == f"nothing at /{cut}; bucket='{cut}' is {cut}"
+    assert without_secrets("task_1_2 sk_ no key") == "task_1_2 sk_ no key"
