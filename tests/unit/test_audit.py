@@ -3,18 +3,23 @@
 import logging
 import os
 import pwd
+import re
 import subprocess
 import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from adapters.settings import unknown_variables
 from admin.__main__ import app
+from embedded.settings import ServeSettings
 from ingest import errors
 from ingest.auth import KeyStore
 from ingest.errors import Dialect, Forbidden, Unauthorized
+from ingest.settings import GatewaySettings
 from schemas.keys import dump, new_key, parse
 from telemetry import audit
 from telemetry.audit import Sparing, record
@@ -162,3 +167,24 @@ def test_the_audit_is_printed_and_kept_although_the_log_prints_errors_only(tmp_p
     assert done.stderr.endswith(f"Z INFO    stepclock.audit: {line}\n")
     assert "not this" not in done.stderr
     assert kept.read_text().endswith(f"Z {line}\n")
+
+
+def test_the_security_page_names_every_action_reason_and_setting_that_exists():
+    root = Path(__file__).parents[2]
+    page = (root / "docs/security.md").read_text("utf-8")
+    assert "docs/security.md" in (root / "README.md").read_text("utf-8")
+    code = "".join(
+        path.read_text("utf-8")
+        for folder in ("admin", "ingest")
+        for path in (root / folder).glob("*.py")
+    )
+    actions = set(re.findall(r'(?:record|audited)\(\s*"([\w.]+)"', code))
+    actions |= {f"provision.{action}" for action in ("create", "change")}
+    assert {"key.use", "key.create", "key.revoke", "keys.reload", "dlq.replay"} <= actions
+    assert {action for action in actions if f"`{action}`" not in page} == set()
+    reasons = set(re.findall(r'reason="(\w+)"', code)) | {"unknown_key", "wrong_secret"}
+    assert len(reasons) >= 8
+    assert {reason for reason in reasons if f"`{reason}`" not in page} == set()
+    variables = dict.fromkeys(re.findall(r"\bSTEPCLOCK_[A-Z_]+[A-Z]\b", page), "")
+    assert len(variables) >= 12
+    assert unknown_variables(variables, [GatewaySettings, ServeSettings]) == []
