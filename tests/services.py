@@ -169,13 +169,8 @@ def _docker_influx() -> Iterator[Influx]:
         yield Influx(f"http://{host}:{port}", TOKEN, ORG, "docker")
 
 
-def _container(
-    image: str,
-    port_inside: int,
-    env: Callable[[str, int], dict[str, str]],
-    ready: Callable[[str, int], bool],
-) -> AbstractContextManager[tuple[str, int]]:
-    """A container, provided that a Docker engine is there. Raises Absent."""
+def require_engine() -> None:
+    """Return if a Docker engine is there. Raises Absent."""
     engine = os.environ.get("DOCKER_HOST") or DEFAULT_ENGINE
     if engine.startswith("unix://"):
         with socket.socket(socket.AF_UNIX) as connection:
@@ -183,6 +178,16 @@ def _container(
                 connection.connect(engine.removeprefix("unix://"))
             except OSError:
                 raise Absent("no Docker engine answers") from None
+
+
+def _container(
+    image: str,
+    port_inside: int,
+    env: Callable[[str, int], dict[str, str]],
+    ready: Callable[[str, int], bool],
+) -> AbstractContextManager[tuple[str, int]]:
+    """A container, provided that a Docker engine is there. Raises Absent."""
+    require_engine()
     # Late, since testcontainers looks for an engine as it is imported.
     from tests.containers import container  # noqa: PLC0415
 

@@ -238,9 +238,33 @@ def test_the_consumer_can_be_scaled():
     assert "ports:" not in service
 
 
+def stays(service: str) -> bool:
+    return "restart: unless-stopped" in service or "<<: *unprivileged" in service
+
+
+def test_every_container_is_hardened():
+    """Which capabilities each may have; that they are enough shows only where it runs."""
+    listed = COMPOSE.partition("\nservices:")[2].partition("\nvolumes:")[0]
+    services = re.split(r"\n  (?=\w+:\n)", listed)[1:]
+    assert len(services) == COMPOSE.count("image:") + 4, "four more share the image of Stepclock"
+    for service in services:
+        of_anchor = "<<: *stepclock" in service or "<<: *unprivileged" in service
+        assert of_anchor or "cap_drop: [ALL]" in service, service
+        assert of_anchor or "no-new-privileges:true" in service, service
+    for anchor_name in ("x-stepclock:", "x-unprivileged:"):
+        shared = COMPOSE.partition(anchor_name)[2].partition("\n\n")[0]
+        assert "cap_drop: [ALL]" in shared
+        assert "no-new-privileges:true" in shared
+    ours = COMPOSE.partition("x-stepclock:")[2].partition("\n\n")[0]
+    assert "read_only: true" in ours
+    assert "tmpfs: [/tmp]" in ours
+    assert re.search(r"^USER 10001:10001$", DOCKERFILE, re.MULTILINE)
+    assert DOCKERFILE.count("\nFROM ") == 2, "what builds is not in what runs"
+
+
 def test_every_service_that_stays_has_a_memory_limit_and_a_health_check():
     services = re.split(r"\n  (?=\w+:\n)", COMPOSE.partition("\nservices:")[2])
-    staying = [text for text in services if "restart: unless-stopped" in text]
+    staying = [text for text in services if stays(text)]
     assert len(staying) == 6
     for service in staying:
         assert "mem_limit:" in service or "<<: *stepclock" in service
