@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from pydantic import ValidationError
 
-from adapters.settings import PREFIX, InfluxSettings, default_data_dir
+from adapters.settings import PREFIX, InfluxSettings, default_data_dir, problems
 from admin.terminal import fail
 from schemas.store import StoreReader
 
@@ -38,11 +38,12 @@ def reading(influx: str | None, data_dir: Path | None) -> Iterator[tuple[str, St
         from adapters.influx import InfluxReader  # noqa: PLC0415 - loaded where it is used
 
         try:
-            settings = InfluxSettings()
+            settings = InfluxSettings(influx_url=influx)
         except ValidationError as exc:
-            fail(str(exc.errors()[0]["msg"]), code=2)
+            fail("; ".join(map(": ".join, problems(exc))), code=2)
         token = settings.influx_token.get_secret_value()
-        with closing(InfluxReader(influx, token, settings.influx_org)) as reader:
+        ca_file = settings.influx_tls_ca_file
+        with closing(InfluxReader(influx, token, settings.influx_org, ca_file=ca_file)) as reader:
             yield f"InfluxDB at {influx}", reader
         return
     from embedded.serve import store_path  # noqa: PLC0415 - loaded where it is used
