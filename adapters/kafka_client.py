@@ -1,8 +1,8 @@
 """The kafka-python clients that everything here is built from, with the settings that survived.
 
-One border in five files: only `adapters/kafka_*.py` know this library, and only this one
-imports it; publisher, source, reader and admin take their clients and error classes from
-here, and `adapters.kafka` is where others import them from.
+One border: only `adapters/kafka_*.py` know this library, and only this file and
+`adapters.kafka_network` below it import it; publisher, source, reader and admin take their
+clients and error classes from here, and `adapters.kafka` is where others import them from.
 """
 
 from __future__ import annotations
@@ -10,11 +10,10 @@ from __future__ import annotations
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from socket import socket
-from ssl import SSLWantReadError, SSLWantWriteError
 from typing import Any
 
 from adapters.kafka_connection import KafkaConnection
+from adapters.kafka_network import DIRECT, HandshakeFailed, Network
 from schemas.log import LogUnavailable, TopicPartition
 
 with warnings.catch_warnings():
@@ -26,11 +25,6 @@ with warnings.catch_warnings():
     import kafka.coordinator.assignors.roundrobin
     import kafka.errors
     import kafka.future
-    import kafka.net.compat
-    import kafka.net.inet
-    import kafka.net.manager
-    import kafka.net.selector
-    import kafka.net.transport
 
 errors = kafka.errors
 LibraryFuture = kafka.future.Future
@@ -51,8 +45,6 @@ PASSING = (
     errors.UnknownMemberIdError,
 )
 
-_LOGIN_REFUSED = (errors.SaslAuthenticationFailedError, errors.UnsupportedSaslMechanismError)
-
 
 class Producer(kafka.KafkaProducer):  # type: ignore[misc]  # the library has no types
     """A producer that leaves the library's loggers alone when it is collected."""
@@ -62,94 +54,6 @@ class Producer(kafka.KafkaProducer):  # type: ignore[misc]  # the library has no
 
         Nothing leaks by it: whoever builds a producer here closes it.
         """
-
-
-class _ClosingSockets(kafka.net.inet.KafkaNetSocket):  # type: ignore[misc]
-    """Direct connections; a socket that could not connect is closed.
-
-    The library leaves it to the garbage collector: a file descriptor for each attempt while a
-    broker is away. It chooses among classes like this one by the scheme of `proxy_url`.
-    """
-
-    SCHEMES = ("direct",)
-
-    async def sock_connect(self, net: Any, sock: socket, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return await super().sock_connect(net, sock, *args, **kwargs)
-        except BaseException:
-            sock.close()
-            raise
-
-
-class _HandshakeFailed(kafka.errors.KafkaConnectionError):  # type: ignore[misc]
-    """TLS could not be agreed upon."""
-
-
-class _ReadsToTheEnd:
-    """Takes what came together with the end of a connection; the library throws it away.
-
-    That is how a broker says that it does not take a login.
-    """
-
-    def _sock_recv(self) -> tuple[bytes, Exception | None]:
-        data, error = super()._sock_recv()  # type: ignore[misc]
-        return data, None if data else error
-
-
-class _TcpTransport(_ReadsToTheEnd, kafka.net.transport.KafkaTCPTransport):  # type: ignore[misc]
-    """Plain TCP."""
-
-
-class _TlsTransport(_ReadsToTheEnd, kafka.net.transport.KafkaSSLTransport):  # type: ignore[misc]
-    """TLS whose handshake ends in time; the library's waits for ever for a frozen broker."""
-
-    timeout_at: float | None = None
-
-    async def handshake(self) -> None:
-        while True:
-            try:
-                self._sock.do_handshake()
-            except SSLWantReadError:
-                await self._net.wait_read(self._sock, timeout_at=self.timeout_at)
-            except SSLWantWriteError:
-                await self._net.wait_write(self._sock, timeout_at=self.timeout_at)
-            else:
-                return
-
-
-class _Connections(kafka.net.manager.KafkaConnectionManager):  # type: ignore[misc]
-    """Remembers why connecting failed: the library only says that it ran out of time."""
-
-    failure: BaseException | None = None
-
-    async def _build_transport(self, node: Any, timeout_at: float | None = None) -> Any:
-        sock = await kafka.net.inet.create_connection(
-            self._net,
-            node.host,
-            node.port,
-            self.config["socket_options"],
-            proxy_url=self.config["proxy_url"],
-            timeout_at=timeout_at,
-        )
-        if not self.ssl_enabled:
-            return _TcpTransport(self._net, sock, host=node.host)
-        context = self.config["ssl_context"]
-        transport = _TlsTransport(self._net, sock, host=node.host, ssl_context=context)
-        transport.timeout_at = timeout_at
-        try:
-            await transport.handshake()
-        except BaseException as exc:
-            transport.close()
-            if isinstance(exc, Exception):
-                raise _HandshakeFailed(f"TLS handshake failed: {exc}") from exc
-            raise
-        return transport
-
-    async def _connect(self, node: Any, conn: Any, **options: Any) -> None:
-        await super()._connect(node, conn, **options)
-        # What the broker says of our login tells more than a later try that ran out of time.
-        if not isinstance(self.failure, _LOGIN_REFUSED):
-            self.failure = conn.init_future.exception or self.failure
 
 
 def to_library(partition: TopicPartition) -> Any:
@@ -244,11 +148,10 @@ def connect_admin(servers: KafkaConnection | str, *, timeout_s: float) -> Any:
 
 def _connect(make: Callable[..., Any], to: KafkaConnection, **config: Any) -> Any:
     """Build a client. A constructor that fails would leave its thread and sockets behind."""
-    networks: list[Any] = []
+    networks: list[Network] = []
 
     def network(**kwargs: Any) -> Any:
-        net = kafka.net.selector.NetworkSelector(**kwargs)
-        networks.append(kafka.net.compat.KafkaNetClient(net, _Connections(net, **kwargs)))
+        networks.append(Network(**kwargs))
         return networks[-1]
 
     try:
@@ -260,15 +163,15 @@ def _connect(make: Callable[..., Any], to: KafkaConnection, **config: Any) -> An
             sasl_plain_password=to.sasl_password,
             ssl_context=to.tls_context() if to.uses_tls else None,
             kafka_client=network,
-            proxy_url="direct://",
+            proxy_url=DIRECT,
             **config,
         )
     except BaseException as exc:
-        failures = [built._manager.failure for built in networks]  # noqa: SLF001
         for built in networks:
             built.close()
-        if isinstance(exc, errors.KafkaError) and failures and failures[-1] is not None:
-            raise errors.KafkaConnectionError(_meaning(failures[-1], to)) from exc
+        failure = networks[-1].failure if networks else None
+        if isinstance(exc, errors.KafkaError) and failure is not None:
+            raise errors.KafkaConnectionError(_meaning(failure, to)) from exc
         raise
 
 
@@ -281,7 +184,7 @@ def _meaning(failure: BaseException, to: KafkaConnection) -> str:
         )
     if isinstance(failure, errors.UnsupportedSaslMechanismError):
         return f"{failure}: check STEPCLOCK_KAFKA_SASL_MECHANISM"
-    if isinstance(failure, _HandshakeFailed):
+    if isinstance(failure, HandshakeFailed):
         return (
             f"{failure}: check STEPCLOCK_KAFKA_TLS_CA_FILE, and whether this listener speaks "
             f"STEPCLOCK_KAFKA_SECURITY_PROTOCOL={to.security_protocol}"

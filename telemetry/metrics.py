@@ -29,7 +29,8 @@ _LATENCY_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5
 # -- gateway ------------------------------------------------------------------------------
 
 # Requests by route and status. 5xx: the log is away or we are at fault. 429: a tenant is
-# over its limit. 400: a client sends what can't be stored.
+# over its limit. 400: a client sends what can't be stored. gone: the client left; tls: a
+# handshake failed.
 REQUESTS = Counter("stepclock_gateway_requests_total", "Requests answered.", ["route", "status"])
 
 # Time from the first byte of a write request to its answer. Grows with the log's latency.
