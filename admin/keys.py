@@ -48,6 +48,9 @@ def create(
     ] = None,
     rate: Annotated[int | None, typer.Option(help="Limit of the tenant in points/s.")] = None,
     burst: Annotated[int | None, typer.Option(help="Burst of the tenant in points.")] = None,
+    series_per_hour: Annotated[
+        int | None, typer.Option(help="Limit of the tenant in new series an hour.")
+    ] = None,
     role: Annotated[Role, typer.Option(help="write may also read.")] = Role.WRITE,
     days: Annotated[int | None, typer.Option(min=1, help="Days until the key expires.")] = None,
     keys_file: KeysFile = None,
@@ -69,6 +72,9 @@ def create(
             namespace=namespace or known.namespace,
             rate=rate if rate is not None else known.rate,
             burst=burst if burst is not None else known.burst,
+            series_per_hour=(
+                series_per_hour if series_per_hour is not None else known.series_per_hour
+            ),
             role=role,
             created=now,
             expires=None if days is None else now + timedelta(days=days),
@@ -100,7 +106,7 @@ def create(
 @app.command("list", epilog="Example: stepclock-server keys list")
 def list_keys(keys_file: KeysFile = None) -> None:
     """Keys by id, without secrets."""
-    table = Table("tenant", "namespace", "role", "rate/s, burst", "created")
+    table = Table("tenant", "namespace", "role", "rate/s, burst", "series/h", "created")
     table.add_column("id", no_wrap=True)  # what `revoke` needs is never cut
     table.add_column("state", no_wrap=True)
     now = datetime.now(UTC)
@@ -112,6 +118,7 @@ def list_keys(keys_file: KeysFile = None) -> None:
             record.tenant.namespace,
             record.role.value,
             f"{record.tenant.rate or 'default'}, {record.tenant.burst or 'default'}",
+            str(record.tenant.series_per_hour or "default"),
             record.created.date().isoformat() if record.created else "",
             record.id,
             state,

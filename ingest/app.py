@@ -32,9 +32,10 @@ from ingest.probes import Lifecycle, probe_routes
 from ingest.rate_limit import Limit, RateLimiter
 from ingest.read import read_routes
 from ingest.receipts import receipt_routes
+from ingest.series_limit import SeriesLimiter
 from ingest.settings import HttpSettings
 from ingest.settlement import Settlement
-from ingest.supervisor import evict_buckets, supervise_log
+from ingest.supervisor import forget_idle, supervise_log
 from ingest.write import WriteRoute
 from schemas.log import Progress, Publisher
 from schemas.retention import Kind, RetentionClass
@@ -90,10 +91,18 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
     commits = GroupCommit(on.publisher, breaker, max_pending_bytes=settings.max_pending_bytes)
     default_limit = Limit(settings.rate_points_per_s, settings.burst_points)
     limiter = RateLimiter(default_limit)
+    series_limiter = SeriesLimiter(
+        settings.series_mode,
+        settings.series_per_hour,
+        replicas=settings.replicas,
+        max_known=settings.max_known_series,
+        learn_s=settings.series_learn_s,
+    )
     intake = Intake(
         on.publisher,
         commits,
         limiter,
+        series_limiter,
         on.retention,
         default_limit=default_limit,
         replicas=settings.replicas,
@@ -113,7 +122,7 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
         first_probe = asyncio.Event()
         tasks = [
             asyncio.create_task(supervise_log(on.publisher, breaker, first_probe)),
-            asyncio.create_task(evict_buckets(limiter)),
+            asyncio.create_task(forget_idle(limiter, series_limiter)),
         ]
         for task in tasks:
             task.add_done_callback(end_process_if_failed)

@@ -18,6 +18,7 @@ from ingest.errors import BadRequest, Forbidden, Internal, NotFound, RateLimited
 from ingest.group_commit import GroupCommit, Lane
 from ingest.origin import Origin, Piece
 from ingest.rate_limit import Limit, RateLimiter, Refusal
+from ingest.series_limit import Series, SeriesLimiter, SeriesRefusal
 from schemas import delivery
 from schemas.admission import Part, Rules
 from schemas.block import MAX_BLOCK_BYTES
@@ -64,6 +65,7 @@ class Intake:
         publisher: Publisher,
         commits: GroupCommit,
         limiter: RateLimiter,
+        series_limiter: SeriesLimiter,
         retention: Mapping[str, RetentionClass],
         *,
         default_limit: Limit,
@@ -73,6 +75,9 @@ class Intake:
         self._publisher = publisher
         self._commits = commits
         self._limiter = limiter
+        self._series_limiter = series_limiter
+        #: The series of parts, for `charge_series`; part of judging, safe from any thread.
+        self.series_of = series_limiter.of
         self._retention = retention
         self._default_limit = default_limit
         self._replicas = replicas
@@ -115,6 +120,15 @@ class Intake:
         refusal = self._limiter.charge(tenant.name, self._limit(tenant), points)
         if refusal:
             raise _limited(tenant, points, refusal)
+
+    def charge_series(self, tenant: Tenant, series: Series, points: int) -> None:
+        """Count the new series of a request of so many points. Raises RateLimited.
+
+        The charge of points stays: the request was judged.
+        """
+        refusal = self._series_limiter.charge(tenant, series)
+        if refusal:
+            raise _too_many_series(tenant, points, refusal)
 
     def refund(self, tenant: Tenant, points: int) -> None:
         """Undo a charge whose points were not taken, for a reason that is ours."""
@@ -264,4 +278,16 @@ def _limited(tenant: Tenant, points: int, refusal: Refusal) -> RateLimited:
     window_s = max(1, limit.burst // limit.rate)
     error.headers["RateLimit-Policy"] = f'"points";q={limit.burst};w={window_s}'
     error.headers["RateLimit"] = f'"points";r={refusal.remaining};t={error.retry_after_s}'
+    return error
+
+
+def _too_many_series(tenant: Tenant, points: int, refusal: SeriesRefusal) -> RateLimited:
+    metrics.POINTS.labels(metrics.tenant_label(tenant.name), "limited").inc(points)
+    error = RateLimited(
+        f"tenant {tenant.name!r} is over its limit of {refusal.per_hour:,} new series an hour: "
+        f"this request brings {refusal.new:,}, and {refusal.grown}; a value that changes from "
+        "point to point belongs in a field; nothing of this request was stored, send it later",
+        refusal.retry_after_s,
+    )
+    error.headers["RateLimit-Policy"] = f'"series";q={refusal.per_hour};w=3600'
     return error

@@ -14,6 +14,7 @@ from ingest.body import Bounds, read_body
 from ingest.endpoint import Response
 from ingest.errors import BadRequest, BodyTooLarge, GatewayError, RowsRefused, Unavailable
 from ingest.intake import Intake
+from ingest.series_limit import Series
 from ingest.write import count_accepted
 from schemas.admission import MAX_LISTED, Part, admit
 from schemas.metrics import EncodedRow, MetricsRow, encode_row
@@ -52,11 +53,17 @@ class MetricsRoute:
 
         self._intake.charge(key.tenant, len(rows))
         judged = _Judged(self._intake)
+
+        def judge() -> Series:
+            judged.take_all(rows)
+            return self._intake.series_of(part for _, part in judged.parts)
+
         try:
-            await self._intake.judge(len(body), lambda: judged.take_all(rows))
+            series = await self._intake.judge(len(body), judge)
         except Unavailable:
             self._intake.refund(key.tenant, len(rows))
             raise
+        self._intake.charge_series(key.tenant, series, len(rows))
         receipt = None
         if judged.parts:
             try:

@@ -9,6 +9,7 @@ from typing import Self
 from pydantic import Field, model_validator
 
 from adapters.settings import CommonSettings, InfluxSettings, KafkaSettings, default_data_dir
+from ingest.series_limit import Mode
 
 _MIB = 1024 * 1024
 
@@ -58,6 +59,29 @@ class HttpSettings(CommonSettings):
         default=4_000_000,
         ge=1,
         description="Points a rested tenant may send at once, unless the keys file says.",
+    )
+    series_mode: Mode = Field(
+        default=Mode.OBSERVE,
+        description="Limit on new series: off, observe (count and log what is over it) or enforce "
+        "(429). Enforce it once the figures of observe fit your tenants.",
+    )
+    series_per_hour: int = Field(
+        default=10_000,
+        ge=1,
+        description="New series an hour of a tenant, unless the keys file says. Raise it for many "
+        "short runs with many ranks.",
+    )
+    series_learn_s: float = Field(
+        default=900.0,
+        ge=0,
+        description="Seconds after the start in which series are remembered and not counted, since "
+        "all of them look new. Raise it where series are written seldom.",
+    )
+    max_known_series: int = Field(
+        default=1_000_000,
+        ge=1000,
+        description="Series that are remembered, some 80 bytes each, a quarter of them of one "
+        "tenant; what finds no room counts as new each time. Raise it with more active series.",
     )
     replicas: int = Field(
         default=1,

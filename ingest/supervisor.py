@@ -1,4 +1,4 @@
-"""Watches the log for the gateway: probes it while the circuit is open."""
+"""What the gateway does in the background: probe an absent log, forget what is idle."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import logging
 
 from ingest.circuit_breaker import CircuitBreaker, State
 from ingest.rate_limit import RateLimiter
+from ingest.series_limit import SeriesLimiter
 from schemas.log import LogUnavailable, Publisher
 from telemetry import metrics
 
@@ -43,9 +44,12 @@ async def supervise_log(
         await asyncio.sleep(interval_s)
 
 
-async def evict_buckets(limiter: RateLimiter, *, interval_s: float = 10.0) -> None:
-    """Run until cancelled: forget full buckets, publish how many there are."""
+async def forget_idle(
+    limiter: RateLimiter, series_limiter: SeriesLimiter, *, interval_s: float = 10.0
+) -> None:
+    """Run until cancelled: forget what limits need no longer know, publish what they hold."""
     while True:
         limiter.evict_full()
         metrics.BUCKETS.set(len(limiter))
+        metrics.KNOWN_SERIES.set(series_limiter.forget_idle())
         await asyncio.sleep(interval_s)

@@ -17,7 +17,8 @@ from ingest.body import Bounds, read_body
 from ingest.endpoint import Response
 from ingest.errors import BadRequest, Dialect, GatewayError, LinesRefused, Unavailable
 from ingest.intake import Intake
-from schemas.admission import admit
+from ingest.series_limit import Series
+from schemas.admission import Admission, admit
 from schemas.keys import KeyRecord
 from schemas.precision import REQUEST_PRECISIONS, Precision
 from schemas.retention import DEFAULT_CLASS
@@ -67,13 +68,17 @@ class WriteRoute:
         charged = body.count(b"\n") + (not body.endswith(b"\n"))
         self._intake.charge(key.tenant, charged)
         rules = self._intake.rules(retention_class)
+
+        def judge() -> tuple[Admission, Series]:
+            admission = admit(body, target.precision, rules, self._intake.stamp)
+            return admission, self._intake.series_of(admission.parts)
+
         try:
-            admission = await self._intake.judge(
-                len(body), lambda: admit(body, target.precision, rules, self._intake.stamp)
-            )
+            admission, series = await self._intake.judge(len(body), judge)
         except Unavailable:
             self._intake.refund(key.tenant, charged)
             raise
+        self._intake.charge_series(key.tenant, series, charged)
         receipt = None
         if admission.parts:
             try:

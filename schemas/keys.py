@@ -24,6 +24,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 _KEY = re.compile(r"\bsk_([0-9a-f]+)_[A-Za-z0-9_-]+")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
+#: Limits of a tenant that are whole numbers, and what they count.
+_LIMITS = {"rate": "points", "burst": "points", "series_per_hour": "series"}
 
 _HEADER = "# Keys of Stepclock. Secrets are not here, only their SHA-256.\n"
 
@@ -43,12 +45,16 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Tenant:
-    """Who is charged. rate in points/s and burst in points; None means the server's default."""
+    """Who is charged. rate in points/s and burst in points; None means the server's default.
+
+    series_per_hour: series that are new to the gateways.
+    """
 
     name: str
     namespace: str = DEFAULT_NAMESPACE
     rate: int | None = None
     burst: int | None = None
+    series_per_hour: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +76,7 @@ def new_key(
     namespace: str = DEFAULT_NAMESPACE,
     rate: int | None = None,
     burst: int | None = None,
+    series_per_hour: int | None = None,
     role: Role = Role.WRITE,
     created: datetime | None = None,
     expires: datetime | None = None,
@@ -85,6 +92,7 @@ def new_key(
         namespace=namespace,
         rate=rate,
         burst=burst,
+        series_per_hour=series_per_hour,
         role=role,
         created=created,
         expires=expires,
@@ -99,18 +107,18 @@ def record_of(
     namespace: str = DEFAULT_NAMESPACE,
     rate: int | None = None,
     burst: int | None = None,
+    series_per_hour: int | None = None,
     role: Role = Role.WRITE,
     created: datetime | None = None,
     expires: datetime | None = None,
 ) -> KeyRecord:
     """The record of a key that exists. Raises InvalidKeys as new_key does, and for no key."""
-    _check_tenant(Tenant(tenant, namespace, rate, burst))
+    charged = Tenant(tenant, namespace, rate, burst, series_per_hour)
+    _check_tenant(charged)
     key_id = id_of(key)
     if key_id is None:
         raise InvalidKeys("a key has the form sk_<id>_<secret>")
-    return KeyRecord(
-        key_id, digest(key), Tenant(tenant, namespace, rate, burst), role, created, expires
-    )
+    return KeyRecord(key_id, digest(key), charged, role, created, expires)
 
 
 def digest(key: str) -> str:
@@ -151,10 +159,10 @@ def dump(records: Iterable[KeyRecord]) -> str:
     keys: dict[str, dict[str, object]] = {}
     for record in records:
         tenant: dict[str, object] = {"namespace": record.tenant.namespace}
-        if record.tenant.rate is not None:
-            tenant["rate"] = record.tenant.rate
-        if record.tenant.burst is not None:
-            tenant["burst"] = record.tenant.burst
+        for limit in _LIMITS:
+            value = getattr(record.tenant, limit)
+            if value is not None:
+                tenant[limit] = value
         tenants[record.tenant.name] = tenant
         key: dict[str, object] = {
             "tenant": record.tenant.name,
@@ -218,17 +226,17 @@ def _document(text: str) -> dict[str, dict[str, object]]:
 
 
 def _parse_tenant(name: str, table: object) -> Tenant:
-    entry = _table(f"tenants.{name}", table, {"namespace", "rate", "burst"})
+    entry = _table(f"tenants.{name}", table, {"namespace", *_LIMITS})
     namespace = entry.get("namespace", DEFAULT_NAMESPACE)
     if not isinstance(namespace, str):
         raise InvalidKeys(f"tenants.{name}: namespace must be a string")
-    limits: list[int | None] = []
-    for field in ("rate", "burst"):
+    limits: dict[str, int | None] = {}
+    for field, unit in _LIMITS.items():
         value = entry.get(field)
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
-            raise InvalidKeys(f"tenants.{name}: {field} must be a whole number of points")
-        limits.append(value)
-    tenant = Tenant(name, namespace, limits[0], limits[1])
+            raise InvalidKeys(f"tenants.{name}: {field} must be a whole number of {unit}")
+        limits[field] = value
+    tenant = Tenant(name, namespace, **limits)
     _check_tenant(tenant)
     return tenant
 
@@ -285,6 +293,7 @@ def _check_tenant(tenant: Tenant) -> None:
             raise InvalidKeys(
                 f"{what} {name!r}: use up to 63 letters, digits and ._-, a letter or digit first"
             )
-    for what, limit in (("rate", tenant.rate), ("burst", tenant.burst)):
+    for what in _LIMITS:
+        limit = getattr(tenant, what)
         if limit is not None and limit < 1:
             raise InvalidKeys(f"tenant {tenant.name!r}: {what} must be at least 1")

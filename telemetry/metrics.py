@@ -65,6 +65,15 @@ CIRCUIT_OPENED = Counter("stepclock_gateway_circuit_opened_total", "Times the br
 # Token buckets held in memory; idle ones are evicted, full ones are cheap to forget.
 BUCKETS = Gauge("stepclock_gateway_rate_limit_buckets", "Token buckets in memory.")
 
+# Series that a gateway had not seen for an hour, by tenant: taken, over (beyond the limit, and
+# only observed), refused (429). Growing without end: a tag holds what changes with each point.
+NEW_SERIES = Counter(
+    "stepclock_gateway_new_series_total", "New series by outcome.", ["tenant", "outcome"]
+)
+
+# Hashes held by the limit on new series; at STEPCLOCK_MAX_KNOWN_SERIES known ones look new.
+KNOWN_SERIES = Gauge("stepclock_gateway_known_series", "Series that are remembered.")
+
 # -- consumer -----------------------------------------------------------------------------
 
 # Points by tenant and what became of them: stored, dead (dead-lettered).

@@ -43,6 +43,12 @@ def pipeline() -> Json:
                             "stepclock_gateway_points_total", "tenant", of='{outcome="accepted"}'
                         ),
                     ),
+                    _lines(
+                        "New series by tenant",
+                        "Not seen for an hour. over and refused: beyond the limit, which observes "
+                        "or enforces. Growing without end: a tag holds what changes each time.",
+                        _per_s("stepclock_gateway_new_series_total", "tenant", "outcome"),
+                    ),
                     _quantiles(
                         "Time to answer",
                         "From a request's first byte to its answer; grows with Kafka's latency.",

@@ -56,13 +56,14 @@ class Gateway:
         self.read_key, reader = new_key("analyst", role=Role.READ)
         path = tmp_path / "keys.toml"
         path.write_text(dump([record, small, reader]))
+        self.keys = KeyStore(path)
         self.app = create_app(
             HttpSettings(**settings),
             Dependencies(
                 self.log.publisher(),
                 self.log.progress("stepclock.dlq"),
                 self.reader,
-                KeyStore(path),
+                self.keys,
                 CLASSES,
                 look_every_s=0.01,
             ),

@@ -18,7 +18,7 @@ def store(path, *records, **arguments):
 
 
 def test_a_keys_file_gives_back_what_was_dumped():
-    _, a = new_key("vision", namespace="team-a", rate=10, burst=20, created=NOW)
+    _, a = new_key("vision", namespace="team-a", rate=10, burst=20, series_per_hour=5, created=NOW)
     _, b = new_key("audio", role=Role.READ, expires=NOW)
     assert list(parse(dump([a, b])).values()) == [a, b]
 
@@ -115,6 +115,8 @@ def test_v1_clients_send_the_key_as_password_in_the_query():
         ("[keys.a]\ntenant='x'", "has no"),
         ("[tenants.x]\nrate=0", "rate must be at least 1"),
         ("[tenants.x]\nrate=true", "whole number"),
+        ("[tenants.x]\nseries_per_hour=1.5", "whole number of series"),
+        ("[tenants.x]\nseries_per_hour=0", "series_per_hour must be at least 1"),
         ("[tenants.x]\nnamespace='a b'", "namespace 'a b'"),
         ("[tenants.x]\nspeed=1", "unknown key 'speed'"),
         ("[tenants.x]\n[keys.a]\ntenant='x'\nsha256='00'", "64 hexadecimal"),
