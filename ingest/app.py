@@ -19,13 +19,15 @@ from starlette.types import Receive, Scope, Send
 
 from ingest import errors
 from ingest.auth import KeyStore
-from ingest.body import Bounds, ReadBudget
+from ingest.body import Bounds
+from ingest.byte_budget import ByteBudget
 from ingest.circuit_breaker import CircuitBreaker
 from ingest.endpoint import Endpoint
 from ingest.endpoint import Response as Reply
 from ingest.errors import Dialect, GatewayError
 from ingest.group_commit import GroupCommit
 from ingest.intake import Intake
+from ingest.judge import Judge
 from ingest.metrics_route import MetricsRoute
 from ingest.openapi import document
 from ingest.probes import Lifecycle, probe_routes
@@ -42,6 +44,9 @@ from schemas.retention import Kind, RetentionClass
 from schemas.store import StoreReader
 
 _log = logging.getLogger("stepclock.gateway")
+
+#: Decompressed bodies that may wait to be judged, all together, unless one may be half of it.
+_MAX_JUDGED_BYTES = 64 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +108,7 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
         commits,
         limiter,
         series_limiter,
+        Judge(max_bytes=max(_MAX_JUDGED_BYTES, 2 * settings.max_decompressed_bytes)),
         on.retention,
         default_limit=default_limit,
         replicas=settings.replicas,
@@ -157,7 +163,7 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
     bounds = Bounds(
         settings.max_body_bytes,
         settings.max_decompressed_bytes,
-        ReadBudget(settings.max_reading_bytes),
+        ByteBudget("reading", "reading as much", settings.max_reading_bytes),
     )
     routes: list[tuple[str, Dialect, Callable[..., Awaitable[Reply]]]] = [
         ("/api/v2/write", Dialect.V2, WriteRoute(Dialect.V2, on.keys, intake, bounds).answer),

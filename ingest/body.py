@@ -10,11 +10,11 @@ from typing import Any, cast
 import zstandard
 from isal import igzip_lib, isal_zlib
 
+from ingest.byte_budget import ByteBudget
 from ingest.errors import (
     BadRequest,
     BodyStalled,
     BodyTooLarge,
-    Unavailable,
     UnsupportedEncoding,
 )
 
@@ -41,47 +41,29 @@ class ClientGone(Exception):
     """The connection ended in the middle of the body: nobody to answer, nothing was taken."""
 
 
-class ReadBudget:
-    """Bytes of bodies that are being read, of all requests together. One event loop."""
-
-    def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
-        self._held_bytes = 0
-
-    def take(self, size: int) -> None:
-        """Hold size more bytes. Raises Unavailable beyond the bound."""
-        if self._held_bytes + size > self._max_bytes:
-            raise Unavailable(
-                "the gateway is reading as much as it may; send the same again later", 1.0
-            )
-        self._held_bytes += size
-
-    def give_back(self, size: int) -> None:
-        """Those bytes are read, or given up."""
-        self._held_bytes -= size
-
-
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """Largest body in bytes, as sent and as decompressed, and what all together may hold."""
 
     sent: int
     decompressed: int
-    budget: ReadBudget
+    budget: ByteBudget
 
 
 async def read_body(
-    receive: Receive, declared: bytes | None, encoding: bytes, bounds: Bounds
+    receive: Receive, declared: bytes | None, encoding: bytes, bounds: Bounds, tenant: str
 ) -> bytes:
     """The whole body, decompressed. declared: the Content-Length header, if any.
+
+    tenant: whose body it is.
 
     Raises BodyTooLarge (before reading, where the length was declared), BadRequest,
     UnsupportedEncoding, BodyStalled, Unavailable, ClientGone.
     """
-    return decompress(await _read(receive, declared, bounds), encoding, bounds.decompressed)
+    return decompress(await _read(receive, declared, bounds, tenant), encoding, bounds.decompressed)
 
 
-async def _read(receive: Receive, declared: bytes | None, bounds: Bounds) -> bytes:
+async def _read(receive: Receive, declared: bytes | None, bounds: Bounds, tenant: str) -> bytes:
     max_bytes = bounds.sent
     if declared is not None and int(declared) > max_bytes:
         raise _too_large(f"the body has {int(declared)} bytes", max_bytes)
@@ -100,7 +82,8 @@ async def _read(receive: Receive, declared: bytes | None, bounds: Bounds) -> byt
             if chunk:
                 if len(body) + len(chunk) > max_bytes:
                     raise _too_large("the body is too large", max_bytes)
-                bounds.budget.take(len(chunk))
+                bounds.budget.check(tenant, len(chunk))
+                bounds.budget.take(tenant, len(chunk))
                 held += len(chunk)
                 if not message.get("more_body") and not body:
                     return bytes(chunk)  # the usual body comes in one piece
@@ -108,7 +91,8 @@ async def _read(receive: Receive, declared: bytes | None, bounds: Bounds) -> byt
             if not message.get("more_body"):
                 return bytes(body)
     finally:
-        bounds.budget.give_back(held)
+        if held:
+            bounds.budget.give_back(tenant, held)
 
 
 def decompress(body: bytes, encoding: bytes, max_bytes: int) -> bytes:

@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from ingest.byte_budget import ByteBudget
 from ingest.circuit_breaker import CircuitBreaker
 from ingest.errors import Internal, Unavailable
 from ingest.origin import Origin, Piece
@@ -39,6 +40,7 @@ class Lane:
 
 @dataclass(slots=True, eq=False)
 class _OpenBlock:
+    tenant: str
     received_ns: int
     traceparent: str | None
     chunks: list[bytes] = field(default_factory=list)
@@ -51,8 +53,8 @@ class _OpenBlock:
 class GroupCommit:
     """Gathers, sends, and tells each waiter its offset. Belongs to one event loop.
 
-    Bound: at most `max_pending_bytes` of lines that the log has not acknowledged; beyond it
-    `add` refuses with Unavailable.
+    Bound: at most `max_pending_bytes` of lines that the log has not acknowledged, and of one
+    tenant as ByteBudget says; beyond it `check` refuses with Unavailable.
     """
 
     def __init__(
@@ -66,10 +68,11 @@ class GroupCommit:
     ) -> None:
         self._publisher = publisher
         self._breaker = breaker
-        self._max_pending_bytes = max_pending_bytes
+        self._pending = ByteBudget(
+            "pending", "holding as much unacknowledged data", max_pending_bytes
+        )
         self._max_in_flight = max_in_flight
         self._now = now
-        self._pending_bytes = 0
         # (topic, partition) -> open blocks in the order in which they were opened
         self._open: dict[tuple[str, int], OrderedDict[Lane, list[_OpenBlock]]] = defaultdict(
             OrderedDict
@@ -77,19 +80,18 @@ class GroupCommit:
         self._in_flight: dict[tuple[str, int], list[_OpenBlock]] = defaultdict(list)
         metrics.PENDING_BYTES_LIMIT.set(max_pending_bytes)
 
-    def check(self, size: int = 0) -> None:
-        """Raise Unavailable if the log is away or `size` more bytes do not fit."""
+    def check_log(self) -> None:
+        """Raise Unavailable if the log is away."""
         if self._breaker.refuses():
             raise Unavailable(
                 "the log is not reachable; nothing was stored, send the same again later",
                 self._breaker.retry_after_s,
             )
-        if self._pending_bytes + size > self._max_pending_bytes:
-            raise Unavailable(
-                "the gateway holds as much unacknowledged data as it may; "
-                "nothing was stored, send the same again later",
-                1.0,
-            )
+
+    def check(self, tenant: str, size: int = 0) -> None:
+        """Raise Unavailable if the log is away or `size` more bytes do not fit."""
+        self.check_log()
+        self._pending.check(tenant, size)
 
     def add(self, lane: Lane, piece: Piece, origin: Origin) -> asyncio.Future[int]:
         """Put a request's piece (less than MAX_BLOCK_BYTES) into the lane's block.
@@ -106,7 +108,7 @@ class GroupCommit:
             or blocks[-1].size + size > MAX_BLOCK_BYTES
             or len(blocks[-1].deliveries) >= MAX_DELIVERIES
         ):
-            blocks.append(_OpenBlock(origin.received_ns, origin.traceparent))
+            blocks.append(_OpenBlock(lane.tenant, origin.received_ns, origin.traceparent))
         block = blocks[-1]
         delivery = origin.delivery(piece, block.points)
         if delivery is not None:
@@ -115,8 +117,8 @@ class GroupCommit:
         block.size += size
         block.points += piece.points
         block.waiters.append(waiter)
-        self._pending_bytes += size
-        metrics.PENDING_BYTES.set(self._pending_bytes)
+        self._pending.take(lane.tenant, size)
+        metrics.PENDING_BYTES.set(self._pending.held_bytes)
         self._flush(where)
         return waiter
 
@@ -209,8 +211,8 @@ class GroupCommit:
             self._flush(where)
 
     def _settle(self, block: _OpenBlock, outcome: int | BaseException | None) -> None:
-        self._pending_bytes -= block.size
-        metrics.PENDING_BYTES.set(self._pending_bytes)
+        self._pending.give_back(block.tenant, block.size)
+        metrics.PENDING_BYTES.set(self._pending.held_bytes)
         for waiter in block.waiters:
             if waiter.done():
                 continue

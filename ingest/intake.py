@@ -11,11 +11,11 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from ingest.errors import BadRequest, Forbidden, Internal, NotFound, RateLimited, Unavailable
+from ingest.errors import BadRequest, Forbidden, Internal, NotFound, RateLimited, RetryLater
 from ingest.group_commit import GroupCommit, Lane
+from ingest.judge import Judge, Steps
 from ingest.origin import Origin, Piece
 from ingest.rate_limit import Limit, RateLimiter, Refusal
 from ingest.series_limit import Series, SeriesLimiter, SeriesRefusal
@@ -32,12 +32,6 @@ from schemas.topics import topic_of
 from telemetry import metrics
 
 _HOUR_NS = 3600 * 10**9
-
-#: Bodies up to this size are judged on the event loop; the worst of them takes some 0.1 s.
-_INLINE_BYTES = 32 * 1024
-
-#: Decompressed bodies that may wait for their judge, all together; a single one may be larger.
-_MAX_JUDGED_BYTES = 64 * 1024 * 1024
 
 T = TypeVar("T")
 
@@ -66,6 +60,7 @@ class Intake:
         commits: GroupCommit,
         limiter: RateLimiter,
         series_limiter: SeriesLimiter,
+        judge: Judge,
         retention: Mapping[str, RetentionClass],
         *,
         default_limit: Limit,
@@ -83,51 +78,50 @@ class Intake:
         self._replicas = replicas
         self._now_ns = now_ns
         self.stamp = Stamper(now_ns)
-        self._judges = ThreadPoolExecutor(1, "judge")
-        self._judged_bytes = 0
+        self._judge = judge
 
-    def open(self, key: KeyRecord) -> None:
-        """Cheap refusals before the body is read: role, the log away, a tenant in debt."""
+    async def open(self, key: KeyRecord) -> None:
+        """Cheap refusals before the body is read: role, the log away, a tenant in debt.
+
+        A tenant that is refused again and again waits for each answer (`ingest.judge`).
+        """
         if key.role is not Role.WRITE:
             raise Forbidden(
                 f"key {key.id} may only read; ask for one with role write",
                 reason="role",
                 actor=f"key:{key.id}",
             )
-        self._commits.check()
-        refusal = self._limiter.in_debt(key.tenant.name, self._limit(key.tenant))
-        if refusal:
-            raise _limited(key.tenant, 0, refusal)
-
-    async def judge(self, size: int, work: Callable[[], T]) -> T:
-        """What work returns. A large body is judged beside the event loop, one at a time."""
-        if size <= _INLINE_BYTES:
-            return work()
-        if self._judged_bytes and self._judged_bytes + size > _MAX_JUDGED_BYTES:
-            raise Unavailable(
-                "as many bodies wait to be read as may; nothing was stored, "
-                "send the same again later",
-                1.0,
-            )
-        self._judged_bytes += size
+        self._commits.check_log()
+        tenant = key.tenant
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._judges, work)
-        finally:
-            self._judged_bytes -= size
+            self._commits.check(tenant.name)
+            self._judge.check(tenant.name)
+            refusal = self._limiter.in_debt(tenant.name, self._limit(tenant))
+            if refusal:
+                raise _limited(tenant, 0, refusal)
+        except RetryLater:
+            await self._judge.refuse(tenant.name)
+            raise
 
-    def charge(self, tenant: Tenant, points: int) -> None:
+    async def judge(self, tenant: Tenant, size: int, steps: Steps[T]) -> T:
+        """What the steps return, without harm to other tenants. Raises Unavailable."""
+        return await self._judge.run(tenant.name, size, steps)
+
+    async def charge(self, tenant: Tenant, points: int) -> None:
         """Charge points to the tenant. Raises RateLimited; then nothing was charged."""
         refusal = self._limiter.charge(tenant.name, self._limit(tenant), points)
         if refusal:
+            await self._judge.refuse(tenant.name)
             raise _limited(tenant, points, refusal)
 
-    def charge_series(self, tenant: Tenant, series: Series, points: int) -> None:
+    async def charge_series(self, tenant: Tenant, series: Series, points: int) -> None:
         """Count the new series of a request of so many points. Raises RateLimited.
 
         The charge of points stays: the request was judged.
         """
         refusal = self._series_limiter.charge(tenant, series)
         if refusal:
+            await self._judge.refuse(tenant.name)
             raise _too_many_series(tenant, points, refusal)
 
     def refund(self, tenant: Tenant, points: int) -> None:
@@ -195,7 +189,7 @@ class Intake:
             for class_name, part in parts
             for lines, points in _pieces(part)
         ]
-        self._commits.check(sum(len(lines) for _, _, lines, _ in todo))
+        self._commits.check(tenant.name, sum(len(lines) for _, _, lines, _ in todo))
         order_key = origin.stream.name.encode() if origin.stream else _series_of(todo[0][2])
         waiters: list[asyncio.Future[int]] = []
         where: list[tuple[str, int]] = []

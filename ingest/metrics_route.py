@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -14,6 +15,7 @@ from ingest.body import Bounds, read_body
 from ingest.endpoint import Response
 from ingest.errors import BadRequest, BodyTooLarge, GatewayError, RowsRefused, Unavailable
 from ingest.intake import Intake
+from ingest.judge import Steps
 from ingest.series_limit import Series
 from ingest.write import count_accepted
 from schemas.admission import MAX_LISTED, Part, admit
@@ -26,6 +28,9 @@ _EVENTS = "events"
 
 #: Rows of one request: judging one takes tens of microseconds, and {} is a row in three bytes.
 _MAX_ROWS = 100_000
+
+#: Rows of one step (`ingest.judge`).
+_STEP_ROWS = 50
 
 
 class MetricsRoute:
@@ -40,7 +45,7 @@ class MetricsRoute:
         """202 with what became of each row, or an error of `ingest.errors`."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         key = self._keys.authenticate(key_in_headers(scope["headers"]))
-        self._intake.open(key)
+        await self._intake.open(key)
         origin = self._intake.origin(headers)
 
         body = await read_body(
@@ -48,22 +53,23 @@ class MetricsRoute:
             headers.get(b"content-length"),
             headers.get(b"content-encoding", b""),
             self._bounds,
+            key.tenant.name,
         )
         rows = _rows_of(body)
 
-        self._intake.charge(key.tenant, len(rows))
+        await self._intake.charge(key.tenant, len(rows))
         judged = _Judged(self._intake)
 
-        def judge() -> Series:
-            judged.take_all(rows)
+        def judge() -> Steps[Series]:
+            yield from judged.steps(rows)
             return self._intake.series_of(part for _, part in judged.parts)
 
         try:
-            series = await self._intake.judge(len(body), judge)
+            series = await self._intake.judge(key.tenant, len(body), judge())
         except Unavailable:
             self._intake.refund(key.tenant, len(rows))
             raise
-        self._intake.charge_series(key.tenant, series, len(rows))
+        await self._intake.charge_series(key.tenant, series, len(rows))
         receipt = None
         if judged.parts:
             try:
@@ -111,9 +117,13 @@ class _Judged:
             if lines
         ]
 
-    def take_all(self, rows: list[Any]) -> None:
+    def steps(self, rows: list[Any]) -> Iterator[int]:
+        """Judge the rows; yields how many rows and values were refused so far."""
         for index, row in enumerate(rows):
             self.take(index, row)
+            if index % _STEP_ROWS == 0:
+                yield self.rejected_total
+        yield self.rejected_total
 
     def take(self, index: int, data: object) -> None:
         try:

@@ -102,14 +102,14 @@ class HttpSettings(CommonSettings):
     max_reading_bytes: int = Field(
         default=128 * _MIB,
         ge=_MIB,
-        description="Bytes of all bodies that are being read; beyond it requests get 503. Bounds "
-        "what many slow uploads can hold.",
+        description="Bytes of all bodies that are being read; beyond it requests get 503, a tenant "
+        "alone at two thirds. Bounds what many slow uploads can hold.",
     )
     max_pending_bytes: int = Field(
         default=64 * _MIB,
         ge=_MIB,
-        description="Bytes that may wait for the log's acknowledgement; beyond it writes get 503. "
-        "Raise it with memory to spare and a slow log.",
+        description="Bytes that may wait for the log's acknowledgement; beyond it writes get 503, "
+        "a tenant alone at two thirds. Raise it with memory to spare and a slow log.",
     )
     max_connections: int = Field(
         default=10_000,

@@ -17,8 +17,9 @@ from ingest.body import Bounds, read_body
 from ingest.endpoint import Response
 from ingest.errors import BadRequest, Dialect, GatewayError, LinesRefused, Unavailable
 from ingest.intake import Intake
+from ingest.judge import Steps
 from ingest.series_limit import Series
-from schemas.admission import Admission, admit
+from schemas.admission import Admission, admit_in_steps
 from schemas.keys import KeyRecord
 from schemas.precision import REQUEST_PRECISIONS, Precision
 from schemas.retention import DEFAULT_CLASS
@@ -53,7 +54,7 @@ class WriteRoute:
         """204, or an error of `ingest.errors`. The order of the checks stands here."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         key = self._authenticate(scope)
-        self._intake.open(key)
+        await self._intake.open(key)
         target = self._target(scope["query_string"])
         retention_class = self._intake.route(key.tenant, target.namespace, target.class_name)
         origin = self._intake.origin(headers)
@@ -63,22 +64,23 @@ class WriteRoute:
             headers.get(b"content-length"),
             headers.get(b"content-encoding", b""),
             self._bounds,
+            key.tenant.name,
         )
 
         charged = body.count(b"\n") + (not body.endswith(b"\n"))
-        self._intake.charge(key.tenant, charged)
+        await self._intake.charge(key.tenant, charged)
         rules = self._intake.rules(retention_class)
 
-        def judge() -> tuple[Admission, Series]:
-            admission = admit(body, target.precision, rules, self._intake.stamp)
+        def judge() -> Steps[tuple[Admission, Series]]:
+            admission = yield from admit_in_steps(body, target.precision, rules, self._intake.stamp)
             return admission, self._intake.series_of(admission.parts)
 
         try:
-            admission, series = await self._intake.judge(len(body), judge)
+            admission, series = await self._intake.judge(key.tenant, len(body), judge())
         except Unavailable:
             self._intake.refund(key.tenant, charged)
             raise
-        self._intake.charge_series(key.tenant, series, charged)
+        await self._intake.charge_series(key.tenant, series, charged)
         receipt = None
         if admission.parts:
             try:

@@ -7,7 +7,7 @@ refuses with a reason; the next run begins behind it.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass, field
 
 from schemas.block import MAX_BLOCK_BYTES
@@ -18,7 +18,7 @@ from schemas.precision import BLOCK_PRECISIONS, Precision
 from schemas.run_pattern import RunPattern, timed, untimed
 from schemas.skeleton import doubtful_lines
 
-__all__ = ["MAX_LISTED", "Admission", "Part", "Refusal", "Rules", "admit"]
+__all__ = ["MAX_LISTED", "Admission", "Part", "Refusal", "Rules", "admit", "admit_in_steps"]
 
 #: Refusals that an answer lists; all are counted.
 MAX_LISTED = 1000
@@ -26,6 +26,11 @@ MAX_LISTED = 1000
 # A text with a newline in each window of this size holds no line of twice the size, far below
 # the database's bound of 64 KiB for a series; what may be longer is for the exact parser.
 _WINDOW_BYTES = 16 * 1024
+
+# What a step judges: lines up to so many bytes by their pattern, and so many one by one. The
+# worst of them takes some 10 ms.
+_STEP_BYTES = 64 * 1024
+_STEP_LINES = 250
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +77,19 @@ def admit(body: bytes, precision: Precision, rules: Rules, stamp: Callable[[], i
     stamp: gives each line without a time one in ns, strictly increasing. Lines in minutes and
     hours come out in ns. Blank lines and comments are left out.
     """
-    return _Body(body, precision, rules, stamp).admit()
+    judged = _Body(body, precision, rules, stamp)
+    for _ in judged.steps():
+        pass
+    return judged.admission()
+
+
+def admit_in_steps(
+    body: bytes, precision: Precision, rules: Rules, stamp: Callable[[], int]
+) -> Generator[int, None, Admission]:
+    """The same as `admit`, in steps of milliseconds; yields how many lines were refused so far."""
+    judged = _Body(body, precision, rules, stamp)
+    yield from judged.steps()
+    return judged.admission()
 
 
 @dataclass(slots=True)
@@ -112,13 +129,35 @@ class _Body:
         self._number = 1
         self._numbered_to = 0
 
-    def admit(self) -> Admission:
-        pos = 0
+    def steps(self) -> Iterator[int]:
+        """Judge the body; yields, once at least, how many lines were refused so far."""
+        pos = lines = step_end = 0
         stop = self._valid_up_to(0)
         while pos < len(self._body):
+            if pos >= step_end or lines >= _STEP_LINES:
+                if pos:
+                    yield self._refused_total
+                lines, step_end = 0, self._step_end(pos)
             if pos > stop:
                 stop = self._valid_up_to(pos)
-            pos = self._take_run(pos, stop) or self._take_line(pos)
+            end = self._take_run(pos, min(stop, step_end))
+            if not end:
+                end = self._take_line(pos)
+                lines += 1
+            pos = end
+        yield self._refused_total
+
+    def _step_end(self, start: int) -> int:
+        """Start of a line some way behind `start`, or the end."""
+        if len(self._body) - start <= _STEP_BYTES:
+            return len(self._body)
+        newline = self._body.rfind(b"\n", start, start + _STEP_BYTES)
+        if newline < 0:
+            newline = self._body.find(b"\n", start + _STEP_BYTES)
+        return newline + 1 or len(self._body)
+
+    def admission(self) -> Admission:
+        """What became of the body, once every step was taken."""
         parts = [(self._timed, self._part_precision), (self._multiline, Precision.NS)]
         if self._ns is not self._timed:
             parts.insert(1, (self._ns, Precision.NS))

@@ -49,6 +49,12 @@ STAMPED = Counter("stepclock_gateway_stamped_total", "Lines that the gateway tim
 PENDING_BYTES = Gauge("stepclock_gateway_pending_bytes", "Bytes not yet acknowledged.")
 PENDING_BYTES_LIMIT = Gauge("stepclock_gateway_pending_bytes_limit", "Bound of pending bytes.")
 
+# Requests that got 503 since bytes in memory were at a bound (reading, judging, pending), and
+# whose: of one tenant, so that the others go on, or of all.
+BOUND_REACHED = Counter(
+    "stepclock_gateway_bound_reached_total", "503s by bound of bytes.", ["bound", "whose"]
+)
+
 # Open connections; at STEPCLOCK_MAX_CONNECTIONS newcomers get 503.
 CONNECTIONS = Gauge("stepclock_gateway_connections", "Open client connections.")
 

@@ -5,7 +5,8 @@ import zlib
 import pytest
 import zstandard
 
-from ingest.body import Bounds, ClientGone, ReadBudget, decompress, read_body
+from ingest.body import Bounds, ClientGone, decompress, read_body
+from ingest.byte_budget import ByteBudget
 from ingest.errors import (
     BadRequest,
     BodyStalled,
@@ -30,9 +31,13 @@ def part(body, more):
     return {"type": "http.request", "body": body, "more_body": more}
 
 
+def reading(max_bytes):
+    return ByteBudget("reading", "reading as much", max_bytes)
+
+
 def read(receive, declared=None, sent=10, encoding=b"", budget=None):
-    bounds = Bounds(sent, LIMIT, budget or ReadBudget(LIMIT))
-    return asyncio.run(read_body(receive, declared, encoding, bounds))
+    bounds = Bounds(sent, LIMIT, budget or reading(LIMIT))
+    return asyncio.run(read_body(receive, declared, encoding, bounds, "vision"))
 
 
 def test_parts_are_joined():
@@ -55,13 +60,23 @@ def test_a_connection_that_ends_in_the_body_is_nobody_to_answer():
 
 
 def test_all_bodies_together_are_bounded_and_the_room_is_given_back():
-    budget = ReadBudget(8)
-    budget.take(4)
+    budget = reading(8)
+    budget.take("other", 4)
     with pytest.raises(Unavailable, match="reading as much"):
         read(receiver(part(b"abcd", True), part(b"e", False)), budget=budget)
     assert read(receiver(part(b"abcd", False)), budget=budget) == b"abcd"
-    budget.give_back(4)
+    budget.give_back("other", 4)
     assert read(receiver(part(b"abcdefgh", False)), budget=budget) == b"abcdefgh"
+
+
+def test_one_tenant_s_uploads_leave_room_for_those_of_another():
+    budget = reading(9)
+    budget.take("vision", 4)
+    with pytest.raises(Unavailable, match="reading as much of tenant 'vision'"):
+        read(receiver(part(b"abc", False)), budget=budget)
+    budget.take("other", 1)
+    budget.give_back("vision", 4)
+    assert read(receiver(part(b"abc", False)), budget=budget) == b"abc"
 
 
 def test_a_body_that_stops_coming_is_given_up(monkeypatch):

@@ -52,10 +52,11 @@ class Gateway:
         self.log = MemoryLog(TOPICS)
         self.reader = Reader()
         self.key, record = new_key("vision")
+        self.other_key, other = new_key("other")
         self.small_key, small = new_key("small", rate=10, burst=20)
         self.read_key, reader = new_key("analyst", role=Role.READ)
         path = tmp_path / "keys.toml"
-        path.write_text(dump([record, small, reader]))
+        path.write_text(dump([record, other, small, reader]))
         self.keys = KeyStore(path)
         self.app = create_app(
             HttpSettings(**settings),

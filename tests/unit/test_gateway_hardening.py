@@ -174,6 +174,29 @@ def test_the_event_loop_turns_while_a_large_body_is_judged(tmp_path):
     asyncio.run(scenario())
 
 
+def test_a_good_request_does_not_wait_for_megabytes_of_another_tenant_s_bad_lines(tmp_path):
+    async def scenario():
+        async with running(tmp_path) as gateway:
+            bad = asyncio.create_task(gateway.client.write(b"x\n" * 200_000))
+            large = b"m f=1\n" * 20_000
+            for body in (b"m f=1", large, b"m f=1"):
+                assert (await gateway.client.write(body, key=gateway.other_key)).status == 204
+            assert not bad.done()
+            bad.cancel()
+
+    asyncio.run(scenario())
+
+
+def test_a_tenant_that_hammers_is_let_in_again_when_it_sends_good_lines(tmp_path):
+    async def scenario():
+        async with running(tmp_path) as gateway:
+            answers = await asyncio.gather(*(gateway.client.write(b"x") for _ in range(500)))
+            assert {answer.status for answer in answers} == {400}
+            assert (await gateway.client.write(b"m f=1")).status == 204
+
+    asyncio.run(scenario())
+
+
 def test_errors_of_the_read_routes_are_problem_documents(tmp_path):
     async def scenario():
         async with running(tmp_path) as gateway:

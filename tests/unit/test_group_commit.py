@@ -135,10 +135,26 @@ def test_beyond_the_bound_of_pending_bytes_a_request_is_refused_and_let_in_after
         bench.log.hold()
         waiter = bench.add(b"x" * 80)
         with pytest.raises(Unavailable, match="as much unacknowledged data"):
-            bench.commits.check(50)
+            bench.commits.check("vision", 50)
         bench.log.release()
         await waiter
-        bench.commits.check(50)
+        bench.commits.check("vision", 50)
+
+    asyncio.run(scenario())
+
+
+def test_one_tenant_fills_no_more_than_its_share_and_the_message_says_whose_bound_it_was():
+    async def scenario():
+        bench = Bench(max_pending_bytes=300)
+        bench.log.hold()
+        waiters = [bench.add(b"x" * 99) for _ in range(2)]
+        with pytest.raises(Unavailable, match="unacknowledged data of tenant 'vision'"):
+            bench.commits.check("vision", 99)
+        bench.commits.check("audio", 99)
+        waiters.append(bench.add(b"x" * 99, to=lane(tenant="audio")))
+        bench.log.release()
+        await asyncio.gather(*waiters)
+        bench.commits.check("vision", 300)
 
     asyncio.run(scenario())
 
@@ -153,7 +169,7 @@ def test_when_the_log_goes_away_everyone_is_told_and_the_circuit_opens():
         assert [type(outcome) for outcome in outcomes] == [Unavailable] * 5
         assert bench.breaker.state is State.OPEN
         with pytest.raises(Unavailable, match="not reachable") as refused:
-            bench.commits.check()
+            bench.commits.check("vision")
         assert refused.value.headers["Retry-After"] == "2"
         assert len(bench.values()) == 2  # the three that waited never went out
 
@@ -168,7 +184,7 @@ def test_after_a_probe_one_block_tries_and_then_all_go_again():
             await bench.add(b"lost")
         bench.log.send_error = None
         bench.breaker.probe_succeeded()
-        bench.commits.check()
+        bench.commits.check("vision")
         await bench.add(b"trial")
         assert bench.breaker.state is State.CLOSED
         await bench.add(b"more")

@@ -1,0 +1,154 @@
+import asyncio
+import threading
+import time
+
+import pytest
+
+from ingest.errors import Unavailable
+from ingest.judge import Judge
+
+LARGE = 1_000_000
+SMALL = 100
+
+
+class Bench:
+    """A judge whose CPU clock moves only as the bodies say."""
+
+    def __init__(self, max_bytes=10 * LARGE):
+        self.cpu_s = 0.0
+        self.turns = []
+        self.judge = Judge(max_bytes=max_bytes, cpu_s=lambda: self.cpu_s)
+
+    def body(self, name, steps=1, *, refuses=False, cost_s=1.0):
+        """Steps of which each is a turn, since it costs more than one."""
+        for number in range(steps):
+            self.turns.append((name, threading.current_thread() is threading.main_thread()))
+            self.cpu_s += cost_s
+            yield (number + 1) * refuses
+        return name
+
+    def run(self, tenant, size, steps):
+        return asyncio.ensure_future(self.judge.run(tenant, size, steps))
+
+
+def test_a_small_body_is_judged_at_once_on_the_event_loop():
+    async def scenario():
+        bench = Bench()
+        assert await bench.judge.run("a", SMALL, bench.body("x", cost_s=0.0)) == "x"
+        assert bench.turns == [("x", True)]
+
+    asyncio.run(scenario())
+
+
+def test_a_small_body_that_takes_long_goes_on_beside_the_event_loop():
+    async def scenario():
+        bench = Bench()
+        assert await bench.judge.run("a", SMALL, bench.body("x", 3)) == "x"
+        assert bench.turns == [("x", True), ("x", False), ("x", False)]
+
+    asyncio.run(scenario())
+
+
+def test_tenants_take_turns_however_much_one_of_them_sends():
+    async def scenario():
+        bench = Bench()
+        greedy = [bench.run("greedy", LARGE, bench.body("g", 10)) for _ in range(4)]
+        modest = bench.run("modest", LARGE, bench.body("m", 3))
+        assert await modest == "m"
+        names = [name for name, _ in bench.turns]
+        last = len(names) - names[::-1].index("m")
+        assert names[:last].count("g") <= 3  # one before each of its turns
+        assert await asyncio.gather(*greedy) == ["g"] * 4
+
+    asyncio.run(scenario())
+
+
+def test_bodies_of_one_tenant_are_judged_in_their_order():
+    async def scenario():
+        bench = Bench()
+        waiting = [bench.run("a", LARGE, bench.body(n, 2)) for n in range(5)]
+        await asyncio.gather(*waiting)
+        assert [name for name, _ in bench.turns] == [n for n in range(5) for _ in range(2)]
+
+    asyncio.run(scenario())
+
+
+def test_a_tenant_rests_after_refusals_and_others_do_not_wait_for_it():
+    async def scenario():
+        bench = Bench()
+        began = time.monotonic()
+        # 0.2 s of CPU are a fifth of a second's core: four fifths of rest, less the credit.
+        bad = bench.run("bad", LARGE, bench.body("b", refuses=True, cost_s=0.2))
+        small = bench.run("bad", SMALL, bench.body("c", cost_s=0.0))
+        assert await bench.judge.run("good", LARGE, bench.body("d")) == "d"
+        assert await bench.judge.run("good", SMALL, bench.body("e")) == "e"
+        assert not bad.done()
+        assert await asyncio.gather(bad, small) == ["b", "c"]
+        assert time.monotonic() - began >= 0.8 - 0.25
+
+    asyncio.run(scenario())
+
+
+def test_an_error_now_and_then_costs_no_waiting():
+    async def scenario():
+        bench = Bench()
+        for _ in range(10):
+            await bench.judge.run("a", SMALL, bench.body("x", refuses=True, cost_s=0.001))
+        assert {on_loop for _, on_loop in bench.turns} == {True}
+
+    asyncio.run(scenario())
+
+
+def test_refusals_of_whole_requests_are_paced_too():
+    async def scenario():
+        bench = Bench()
+        began = time.monotonic()
+        await asyncio.gather(*(bench.judge.refuse("hammer") for _ in range(600)))
+        assert time.monotonic() - began >= 599 * 0.001 - 0.25
+
+    asyncio.run(scenario())
+
+
+def test_as_many_bodies_wait_as_may_and_the_message_says_whose_bound_it_was():
+    async def scenario():
+        bench = Bench(max_bytes=3 * LARGE)
+        greedy = [bench.run("greedy", LARGE, bench.body("g", 2)) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(Unavailable, match="judging as much of tenant 'greedy'"):
+            await bench.judge.run("greedy", LARGE, bench.body("g"))
+        assert await bench.judge.run("modest", LARGE, bench.body("m")) == "m"
+        await asyncio.gather(*greedy)
+        assert await bench.judge.run("greedy", LARGE, bench.body("g")) == "g"
+
+    asyncio.run(scenario())
+
+
+def test_a_judge_that_fails_harms_only_the_body_it_failed_at():
+    def failing():
+        yield 0
+        raise RuntimeError("BUG")
+
+    async def scenario():
+        bench = Bench()
+        broken = bench.run("a", LARGE, failing())
+        good = bench.run("a", LARGE, bench.body("x"))
+        with pytest.raises(RuntimeError, match="BUG"):
+            await broken
+        assert await good == "x"
+
+    asyncio.run(scenario())
+
+
+def test_nobody_waits_behind_a_body_whose_client_is_gone():
+    async def scenario():
+        bench = Bench()
+        first = bench.run("a", LARGE, bench.body("first", 3))
+        gone = bench.run("a", LARGE, bench.body("gone", 1000))
+        last = bench.run("a", LARGE, bench.body("last"))
+        await asyncio.sleep(0)
+        gone.cancel()
+        assert await last == "last"
+        assert await first == "first"
+        assert "gone" not in {name for name, _ in bench.turns}
+
+    asyncio.run(scenario())
