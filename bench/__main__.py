@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import blocks, consumer, gateway, machine, rate_limit, report
+from bench import blocks, consumer, gateway, isolation, machine, rate_limit, report
 from bench.drain import Stalled
 from bench.influx import WriteFailed
 from bench.report import Section
@@ -91,6 +91,15 @@ def rate_limit_command(
             lambda folder: rate_limit.measure(folder, seconds=seconds, kafka=kafka, tell=_tell)
         )
     )
+
+
+@app.command("isolation", epilog="Example: python -m bench isolation --seconds 30")
+def isolation_command(seconds: Seconds = isolation.SECONDS) -> None:
+    """Latency of a modest tenant alone, and beside one that sends nothing but trouble.
+
+    Not part of the whole: about two minutes. Exit code 1 if p99 until stored doubles.
+    """
+    _exit(_measure(lambda folder: isolation.measure(folder, seconds=seconds, tell=_tell)))
 
 
 @app.command("gateway", epilog="Example: python -m bench gateway --shape 1 --shape 1000")

@@ -80,8 +80,10 @@ class Intake:
         self.stamp = Stamper(now_ns)
         self._judge = judge
 
-    async def open(self, key: KeyRecord) -> None:
-        """Cheap refusals before the body is read: role, the log away, a tenant in debt.
+    async def open(self, key: KeyRecord, declared: bytes | None) -> None:
+        """Cheap refusals before the body is read: role, the log away, full, a tenant in debt.
+
+        declared: the Content-Length header, if any.
 
         A tenant that is refused again and again waits for each answer (`ingest.judge`).
         """
@@ -95,7 +97,7 @@ class Intake:
         tenant = key.tenant
         try:
             self._commits.check(tenant.name)
-            self._judge.check(tenant.name)
+            self._judge.check(tenant.name, int(declared or 0))
             refusal = self._limiter.in_debt(tenant.name, self._limit(tenant))
             if refusal:
                 raise _limited(tenant, 0, refusal)

@@ -10,6 +10,7 @@ cost: all the refusals of a tenant take a fixed share of one core at most, howev
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 from collections import OrderedDict, deque
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from ingest.byte_budget import ByteBudget
+from ingest.errors import Unavailable
 
 T = TypeVar("T")
 
@@ -36,6 +38,9 @@ _TURN_S = 0.003
 #: which was not refused for a while has ahead: an error now and then costs no waiting.
 _SHARE = 0.2
 _CREDIT_S = 0.25
+
+#: Seconds that a refusal waits in line at most.
+_LONGEST_REFUSAL_S = 5.0
 
 #: CPU seconds that a refused request costs beside its judging: HTTP, key, answer.
 _REQUEST_S = 0.00025
@@ -86,6 +91,7 @@ class Judge:
         now: Callable[[], float] = time.monotonic,
         cpu_s: Callable[[], float] = time.thread_time,
     ) -> None:
+        self._max_bytes = max_bytes
         self._budget = ByteBudget("judging", "judging as much", max_bytes)
         self._now = now
         self._cpu_s = cpu_s
@@ -94,9 +100,12 @@ class Judge:
         self._busy = False
         self._timer: asyncio.TimerHandle | None = None
 
-    def check(self, tenant: str) -> None:
-        """Raise Unavailable if no more bodies of the tenant may wait."""
-        self._budget.check(tenant)
+    def check(self, tenant: str, size: int) -> None:
+        """Raise Unavailable if `size` more bytes of the tenant may not wait.
+
+        What could never wait is not ours to refuse: another bound has a better answer.
+        """
+        self._budget.check(tenant, size if size <= self._max_bytes else 0)
 
     async def run(self, tenant: str, size: int, steps: Steps[T]) -> T:
         """What the steps return. Raises Unavailable if as many bytes wait as may."""
@@ -107,7 +116,11 @@ class Judge:
                 self._rest(tenant, job.spent_s + _REQUEST_S)
             if outcome:
                 return outcome[0]
-        self._budget.check(tenant, size)
+        try:
+            self._budget.check(tenant, size)
+        except Unavailable:
+            await self.refuse(tenant)
+            raise
         self._budget.take(tenant, size)
         try:
             return await self._wait(tenant, job)
@@ -115,9 +128,14 @@ class Judge:
             self._budget.give_back(tenant, size)
 
     async def refuse(self, tenant: str) -> None:
-        """Wait in line with the refusal of a whole request: it costs, as bad lines do."""
+        """Wait in line with the refusal of a whole request: it costs, as bad lines do.
+
+        Not for longer than a few seconds: large bodies may be in line before it.
+        """
         if not self._is_rested(tenant):
-            await self._wait(tenant, _Job(_nothing()))
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LONGEST_REFUSAL_S):
+                    await self._wait(tenant, _Job(_nothing()))
         self._rest(tenant, _REQUEST_S)
 
     def _is_rested(self, tenant: str) -> bool:

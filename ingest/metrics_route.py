@@ -45,12 +45,13 @@ class MetricsRoute:
         """202 with what became of each row, or an error of `ingest.errors`."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         key = self._keys.authenticate(key_in_headers(scope["headers"]))
-        await self._intake.open(key)
+        declared = headers.get(b"content-length")
+        await self._intake.open(key, declared)
         origin = self._intake.origin(headers)
 
         body = await read_body(
             receive,
-            headers.get(b"content-length"),
+            declared,
             headers.get(b"content-encoding", b""),
             self._bounds,
             key.tenant.name,

@@ -54,14 +54,15 @@ class WriteRoute:
         """204, or an error of `ingest.errors`. The order of the checks stands here."""
         headers: dict[bytes, bytes] = dict(scope["headers"])
         key = self._authenticate(scope)
-        await self._intake.open(key)
+        declared = headers.get(b"content-length")
+        await self._intake.open(key, declared)
         target = self._target(scope["query_string"])
         retention_class = self._intake.route(key.tenant, target.namespace, target.class_name)
         origin = self._intake.origin(headers)
 
         body = await read_body(
             receive,
-            headers.get(b"content-length"),
+            declared,
             headers.get(b"content-encoding", b""),
             self._bounds,
             key.tenant.name,
