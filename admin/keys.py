@@ -51,6 +51,12 @@ def create(
     series_per_hour: Annotated[
         int | None, typer.Option(help="Limit of the tenant in new series an hour.")
     ] = None,
+    dry_run: Annotated[
+        bool | None,
+        typer.Option(
+            "--dry-run/--no-dry-run", help="Limits of the tenant are counted and logged only."
+        ),
+    ] = None,
     role: Annotated[Role, typer.Option(help="write may also read.")] = Role.WRITE,
     days: Annotated[int | None, typer.Option(min=1, help="Days until the key expires.")] = None,
     keys_file: KeysFile = None,
@@ -75,6 +81,7 @@ def create(
             series_per_hour=(
                 series_per_hour if series_per_hour is not None else known.series_per_hour
             ),
+            dry_run=dry_run if dry_run is not None else known.dry_run,
             role=role,
             created=now,
             expires=None if days is None else now + timedelta(days=days),
@@ -117,7 +124,8 @@ def list_keys(keys_file: KeysFile = None) -> None:
             record.tenant.name,
             record.tenant.namespace,
             record.role.value,
-            f"{record.tenant.rate or 'default'}, {record.tenant.burst or 'default'}",
+            f"{record.tenant.rate or 'default'}, {record.tenant.burst or 'default'}"
+            + (" (dry run)" if record.tenant.dry_run else ""),
             str(record.tenant.series_per_hour or "default"),
             record.created.date().isoformat() if record.created else "",
             record.id,

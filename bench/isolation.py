@@ -233,7 +233,7 @@ def _section(phases: list[Phase], seconds: float) -> Section:
             (
                 f"The modest tenant: {_CLIENTS} clients that write {_LINES} lines and wait until "
                 f"the receipt says stored (looked at every 0.1 s), for {seconds:g} s each. The "
-                "other one obeys no Retry-After; its process runs at low priority, as it stands for "
+                "other one obeys no Retry-After; its process runs at low priority, standing for "
                 "other machines. Server cores: CPU of gateway, worker and store together."
             )
         ],

@@ -22,6 +22,7 @@ from ingest.auth import KeyStore
 from ingest.body import Bounds
 from ingest.byte_budget import ByteBudget
 from ingest.circuit_breaker import CircuitBreaker
+from ingest.dry_run import DryRun
 from ingest.endpoint import Endpoint
 from ingest.endpoint import Response as Reply
 from ingest.errors import Dialect, GatewayError
@@ -96,9 +97,11 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
     commits = GroupCommit(on.publisher, breaker, max_pending_bytes=settings.max_pending_bytes)
     default_limit = Limit(settings.rate_points_per_s, settings.burst_points)
     limiter = RateLimiter(default_limit)
+    dry_run = DryRun(everybody=settings.dry_run)
     series_limiter = SeriesLimiter(
         settings.series_mode,
         settings.series_per_hour,
+        dry_run,
         replicas=settings.replicas,
         max_known=settings.max_known_series,
         learn_s=settings.series_learn_s,
@@ -107,6 +110,7 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
         on.publisher,
         commits,
         limiter,
+        dry_run,
         series_limiter,
         Judge(max_bytes=max(_MAX_JUDGED_BYTES, 2 * settings.max_decompressed_bytes)),
         on.retention,

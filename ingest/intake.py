@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TypeVar
 
+from ingest.dry_run import DryRun
 from ingest.errors import BadRequest, Forbidden, Internal, NotFound, RateLimited, RetryLater
 from ingest.group_commit import GroupCommit, Lane
 from ingest.judge import Judge, Steps
@@ -59,6 +60,7 @@ class Intake:
         publisher: Publisher,
         commits: GroupCommit,
         limiter: RateLimiter,
+        dry_run: DryRun,
         series_limiter: SeriesLimiter,
         judge: Judge,
         retention: Mapping[str, RetentionClass],
@@ -70,6 +72,7 @@ class Intake:
         self._publisher = publisher
         self._commits = commits
         self._limiter = limiter
+        self._dry_run = dry_run
         self._series_limiter = series_limiter
         #: The series of parts, for `charge_series`; part of judging, safe from any thread.
         self.series_of = series_limiter.of
@@ -99,7 +102,7 @@ class Intake:
             self._commits.check(tenant.name)
             self._judge.check(tenant.name, int(declared or 0))
             refusal = self._limiter.in_debt(tenant.name, self._limit(tenant))
-            if refusal:
+            if refusal and not self._dry_run.covers(tenant):
                 raise _limited(tenant, 0, refusal)
         except RetryLater:
             await self._judge.refuse(tenant.name)
@@ -109,12 +112,19 @@ class Intake:
         """What the steps return, without harm to other tenants. Raises Unavailable."""
         return await self._judge.run(tenant.name, size, steps)
 
-    async def charge(self, tenant: Tenant, points: int) -> None:
-        """Charge points to the tenant. Raises RateLimited; then nothing was charged."""
+    async def charge(self, tenant: Tenant, points: int) -> int:
+        """Charge points to the tenant; how many were: none of those that only a dry run lets in.
+
+        Raises RateLimited; then nothing was charged.
+        """
         refusal = self._limiter.charge(tenant.name, self._limit(tenant), points)
-        if refusal:
-            await self._judge.refuse(tenant.name)
-            raise _limited(tenant, points, refusal)
+        if refusal is None:
+            return points
+        if self._dry_run.covers(tenant):
+            self._dry_run.note(tenant, points, refusal)
+            return 0
+        await self._judge.refuse(tenant.name)
+        raise _limited(tenant, points, refusal)
 
     async def charge_series(self, tenant: Tenant, series: Series, points: int) -> None:
         """Count the new series of a request of so many points. Raises RateLimited.
@@ -126,9 +136,9 @@ class Intake:
             await self._judge.refuse(tenant.name)
             raise _too_many_series(tenant, points, refusal)
 
-    def refund(self, tenant: Tenant, points: int) -> None:
-        """Undo a charge whose points were not taken, for a reason that is ours."""
-        self._limiter.refund(tenant.name, points)
+    def refund(self, tenant: Tenant, points: int, charged: int) -> None:
+        """Undo the charge of a request whose points were not taken, for a reason that is ours."""
+        self._limiter.refund(tenant.name, charged)
         metrics.POINTS.labels(metrics.tenant_label(tenant.name), "unavailable").inc(points)
 
     def route(self, tenant: Tenant, namespace: str | None, class_name: str) -> RetentionClass:

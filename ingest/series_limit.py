@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from itertools import islice
 
+from ingest.dry_run import DryRun
 from ingest.rate_limit import Limit, TokenBucket
 from schemas.admission import Part
 from schemas.keys import Tenant
@@ -104,6 +105,7 @@ class SeriesLimiter:
         self,
         mode: Mode,
         per_hour: int,
+        dry_run: DryRun,
         *,
         replicas: int = 1,
         max_known: int = 1_000_000,
@@ -112,6 +114,7 @@ class SeriesLimiter:
     ) -> None:
         self._mode = mode
         self._per_hour = per_hour
+        self._dry_run = dry_run
         self._replicas = replicas
         self._max_known = max_known
         self._now_ns = now_ns
@@ -164,7 +167,8 @@ class SeriesLimiter:
             metrics.NEW_SERIES.labels(metrics.tenant_label(tenant.name), "taken").inc(len(unseen))
             return None
         refusal = SeriesRefusal(wait_s, limit.rate, len(unseen), _grown(known.values_of))
-        outcome = "refused" if self._mode is Mode.ENFORCE else "over"
+        refuses = self._mode is Mode.ENFORCE and not self._dry_run.covers(tenant)
+        outcome = "refused" if refuses else "over"
         metrics.NEW_SERIES.labels(metrics.tenant_label(tenant.name), outcome).inc(len(unseen))
         if not known.told:
             known.told = True
@@ -172,10 +176,10 @@ class SeriesLimiter:
                 "tenant %s brings more than %d new series an hour, the limit (%s): %s",
                 tenant.name,
                 limit.rate,
-                self._mode.value,
+                "refused" if refuses else "only observed",
                 refusal.grown,
             )
-        if self._mode is Mode.ENFORCE:
+        if refuses:
             return refusal
         self._remember(known, unseen)
         return None

@@ -60,6 +60,11 @@ class HttpSettings(CommonSettings):
         ge=1,
         description="Points a rested tenant may send at once, unless the keys file says.",
     )
+    dry_run: bool = Field(
+        default=False,
+        description="Limits of all tenants are counted and logged only. Set it to try limits out; "
+        "dry_run = true in the keys file does it for one tenant.",
+    )
     series_mode: Mode = Field(
         default=Mode.OBSERVE,
         description="Limit on new series: off, observe (count and log what is over it) or enforce "

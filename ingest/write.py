@@ -68,8 +68,8 @@ class WriteRoute:
             key.tenant.name,
         )
 
-        charged = body.count(b"\n") + (not body.endswith(b"\n"))
-        await self._intake.charge(key.tenant, charged)
+        lines = body.count(b"\n") + (not body.endswith(b"\n"))
+        charged = await self._intake.charge(key.tenant, lines)
         rules = self._intake.rules(retention_class)
 
         def judge() -> Steps[tuple[Admission, Series]]:
@@ -79,9 +79,9 @@ class WriteRoute:
         try:
             admission, series = await self._intake.judge(key.tenant, len(body), judge())
         except Unavailable:
-            self._intake.refund(key.tenant, charged)
+            self._intake.refund(key.tenant, lines, charged)
             raise
-        await self._intake.charge_series(key.tenant, series, charged)
+        await self._intake.charge_series(key.tenant, series, lines)
         receipt = None
         if admission.parts:
             try:
@@ -91,7 +91,7 @@ class WriteRoute:
                     origin,
                 )
             except GatewayError:
-                self._intake.refund(key.tenant, charged)
+                self._intake.refund(key.tenant, lines, charged)
                 raise
             count_accepted(key, admission.points, admission.stamped)
         if admission.refused_total:

@@ -47,7 +47,8 @@ class Role(StrEnum):
 class Tenant:
     """Who is charged. rate in points/s and burst in points; None means the server's default.
 
-    series_per_hour: series that are new to the gateways.
+    series_per_hour: series that are new to the gateways. dry_run: limits refuse nothing, what
+    is over them is counted and logged.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Tenant:
     rate: int | None = None
     burst: int | None = None
     series_per_hour: int | None = None
+    dry_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +79,7 @@ def new_key(
     rate: int | None = None,
     burst: int | None = None,
     series_per_hour: int | None = None,
+    dry_run: bool = False,
     role: Role = Role.WRITE,
     created: datetime | None = None,
     expires: datetime | None = None,
@@ -93,6 +96,7 @@ def new_key(
         rate=rate,
         burst=burst,
         series_per_hour=series_per_hour,
+        dry_run=dry_run,
         role=role,
         created=created,
         expires=expires,
@@ -108,12 +112,13 @@ def record_of(
     rate: int | None = None,
     burst: int | None = None,
     series_per_hour: int | None = None,
+    dry_run: bool = False,
     role: Role = Role.WRITE,
     created: datetime | None = None,
     expires: datetime | None = None,
 ) -> KeyRecord:
     """The record of a key that exists. Raises InvalidKeys as new_key does, and for no key."""
-    charged = Tenant(tenant, namespace, rate, burst, series_per_hour)
+    charged = Tenant(tenant, namespace, rate, burst, series_per_hour, dry_run)
     _check_tenant(charged)
     key_id = id_of(key)
     if key_id is None:
@@ -163,6 +168,8 @@ def dump(records: Iterable[KeyRecord]) -> str:
             value = getattr(record.tenant, limit)
             if value is not None:
                 tenant[limit] = value
+        if record.tenant.dry_run:
+            tenant["dry_run"] = True
         tenants[record.tenant.name] = tenant
         key: dict[str, object] = {
             "tenant": record.tenant.name,
@@ -226,7 +233,7 @@ def _document(text: str) -> dict[str, dict[str, object]]:
 
 
 def _parse_tenant(name: str, table: object) -> Tenant:
-    entry = _table(f"tenants.{name}", table, {"namespace", *_LIMITS})
+    entry = _table(f"tenants.{name}", table, {"namespace", "dry_run", *_LIMITS})
     namespace = entry.get("namespace", DEFAULT_NAMESPACE)
     if not isinstance(namespace, str):
         raise InvalidKeys(f"tenants.{name}: namespace must be a string")
@@ -236,7 +243,10 @@ def _parse_tenant(name: str, table: object) -> Tenant:
         if value is not None and (not isinstance(value, int) or isinstance(value, bool)):
             raise InvalidKeys(f"tenants.{name}: {field} must be a whole number of {unit}")
         limits[field] = value
-    tenant = Tenant(name, namespace, **limits)
+    dry_run = entry.get("dry_run", False)
+    if not isinstance(dry_run, bool):
+        raise InvalidKeys(f"tenants.{name}: dry_run must be true or false")
+    tenant = Tenant(name, namespace, dry_run=dry_run, **limits)
     _check_tenant(tenant)
     return tenant
 

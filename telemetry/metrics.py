@@ -42,6 +42,13 @@ REQUEST_SECONDS = Histogram(
 # limited (429), unavailable (503).
 POINTS = Counter("stepclock_gateway_points_total", "Points by outcome.", ["tenant", "outcome"])
 
+# Points that a limit would have refused, had it not been a dry run. They were taken.
+DRY_RUN_LIMITED = Counter(
+    "stepclock_gateway_dry_run_limited_points_total",
+    "Points that would have been limited.",
+    ["tenant"],
+)
+
 # Lines that came without a time and got the gateway's.
 STAMPED = Counter("stepclock_gateway_stamped_total", "Lines that the gateway timed.", ["tenant"])
 

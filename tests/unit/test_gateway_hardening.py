@@ -197,6 +197,33 @@ def test_a_tenant_that_hammers_is_let_in_again_when_it_sends_good_lines(tmp_path
     asyncio.run(scenario())
 
 
+def test_changed_limits_take_effect_on_living_buckets_and_a_broken_file_keeps_the_old(
+    tmp_path, caplog
+):
+    async def scenario():
+        async with running(tmp_path) as gateway:
+            body = b"\n".join(b"m f=%d" % n for n in range(15))
+            path = tmp_path / "keys.toml"
+            client = AsgiClient(gateway.app, gateway.small_key)  # 10 points/s, burst 20
+            assert (await client.write(body)).status == 204
+            refused = await client.write(body)
+            assert (refused.status, refused.headers["retry-after"]) == (429, "1")
+
+            good = path.read_text()
+            path.write_text(good.replace("burst = 20", "burst = 'many'"))
+            gateway.keys.reload()
+            assert "burst must be a whole number" in caplog.text
+            assert (await client.write(body)).status == 429
+
+            path.write_text(good.replace("burst = 20", "burst = 200"))
+            gateway.keys.reload()
+            for _ in range(12):  # what was used stays used: 15 of 200
+                assert (await client.write(body)).status == 204
+            assert (await client.write(body)).status == 429
+
+    asyncio.run(scenario())
+
+
 def test_errors_of_the_read_routes_are_problem_documents(tmp_path):
     async def scenario():
         async with running(tmp_path) as gateway:

@@ -19,7 +19,7 @@ def store(path, *records, **arguments):
 
 def test_a_keys_file_gives_back_what_was_dumped():
     _, a = new_key("vision", namespace="team-a", rate=10, burst=20, series_per_hour=5, created=NOW)
-    _, b = new_key("audio", role=Role.READ, expires=NOW)
+    _, b = new_key("audio", role=Role.READ, expires=NOW, dry_run=True)
     assert list(parse(dump([a, b])).values()) == [a, b]
 
 
@@ -118,6 +118,7 @@ def test_v1_clients_send_the_key_as_password_in_the_query():
         ("[tenants.x]\nseries_per_hour=1.5", "whole number of series"),
         ("[tenants.x]\nseries_per_hour=0", "series_per_hour must be at least 1"),
         ("[tenants.x]\nnamespace='a b'", "namespace 'a b'"),
+        ("[tenants.x]\ndry_run='yes'", "dry_run must be true or false"),
         ("[tenants.x]\nspeed=1", "unknown key 'speed'"),
         ("[tenants.x]\n[keys.a]\ntenant='x'\nsha256='00'", "64 hexadecimal"),
         (f"[tenants.x]\n[keys.a]\ntenant='x'\nsha256='{'0' * 64}'\nrole='root'", "role must be"),

@@ -20,11 +20,14 @@ def test_keys_of_one_tenant_share_its_namespace_and_the_newest_limit(tmp_path):
     path = tmp_path / "keys.toml"
     common = ["keys", "create", "--tenant", "vision", "--keys-file", str(path)]
     run(app, [*common, "--namespace", "team-a", "--rate", "10"])
-    run(app, [*common, "--rate", "20", "--series-per-hour", "500"])
+    run(app, [*common, "--rate", "20", "--series-per-hour", "500", "--dry-run"])
     run(app, common)
     records = list(parse(path.read_text()).values())
     limits = [(r.tenant.namespace, r.tenant.rate, r.tenant.series_per_hour) for r in records]
     assert limits == [("team-a", 20, 500)] * 3
+    assert {r.tenant.dry_run for r in records} == {True}
+    run(app, [*common, "--no-dry-run"])
+    assert {r.tenant.dry_run for r in parse(path.read_text()).values()} == {False}
     assert run(app, [*common, "--namespace", "team-b"]).exit_code == 2
 
 

@@ -4,6 +4,7 @@ import time
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ingest.dry_run import DryRun
 from ingest.series_limit import Mode, SeriesLimiter
 from schemas.admission import Part
 from schemas.keys import Tenant, dump, new_key
@@ -23,7 +24,11 @@ class Bench:
     def __init__(self, mode=Mode.ENFORCE, per_hour=10, **arguments):
         self.now_ns = 100 * HOUR
         self.limiter = SeriesLimiter(
-            mode, per_hour, now_ns=lambda: self.now_ns, **{"learn_s": 0, **arguments}
+            mode,
+            per_hour,
+            DryRun(everybody=False),
+            now_ns=lambda: self.now_ns,
+            **{"learn_s": 0, **arguments},
         )
 
     def charge(self, *runs, tenant=VISION, tag=b"run"):
@@ -118,6 +123,14 @@ def test_observing_counts_and_says_once_what_enforcing_would_refuse(caplog):
     [line] = caplog.messages
     assert "tenant observed" in line
     assert "tag run has 6 values this hour" in line
+
+
+def test_a_tenant_on_a_dry_run_is_only_observed():
+    bench = Bench(per_hour=1)
+    tenant = Tenant("dry", dry_run=True)
+    assert bench.charge(*range(5), tenant=tenant) is None
+    assert bench.charge(7, tenant=tenant) is None
+    assert counted("dry", "over") == 1
 
 
 def test_off_looks_at_nothing():
