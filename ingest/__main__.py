@@ -6,6 +6,7 @@ import sys
 
 from adapters.influx import InfluxReader
 from adapters.kafka import KafkaProgress, KafkaPublisher
+from adapters.redis import RedisBuckets
 from adapters.retention import load_retention
 from ingest.app import Dependencies, create_app
 from ingest.auth import KeyStore
@@ -42,8 +43,22 @@ def run(settings: GatewaySettings) -> int:
     )
     try:
         progress = KafkaProgress(settings.kafka, settings.consumer_group, DEAD_LETTER_TOPIC)
+        redis_url = settings.redis_url.get_secret_value()
         app = create_app(
-            settings, Dependencies(publisher, progress, reader, keys, retention, reader.ping)
+            settings,
+            Dependencies(
+                publisher,
+                progress,
+                reader,
+                keys,
+                retention,
+                reader.ping,
+                shared_buckets=(
+                    RedisBuckets(redis_url, timeout_s=settings.redis_timeout_s)
+                    if redis_url
+                    else None
+                ),
+            ),
         )
         return run_http(
             app,

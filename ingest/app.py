@@ -32,16 +32,18 @@ from ingest.judge import Judge
 from ingest.metrics_route import MetricsRoute
 from ingest.openapi import document
 from ingest.probes import Lifecycle, probe_routes
-from ingest.rate_limit import Limit, RateLimiter
+from ingest.rate_limit import Limit
 from ingest.read import read_routes
 from ingest.receipts import receipt_routes
 from ingest.series_limit import SeriesLimiter
 from ingest.settings import HttpSettings
 from ingest.settlement import Settlement
 from ingest.supervisor import forget_idle, supervise_log
+from ingest.tenant_limits import TenantLimits
 from ingest.write import WriteRoute
 from schemas.log import Progress, Publisher
 from schemas.retention import Kind, RetentionClass
+from schemas.shared_buckets import SharedBuckets
 from schemas.store import StoreReader
 
 _log = logging.getLogger("stepclock.gateway")
@@ -60,6 +62,8 @@ class Dependencies:
     keys: KeyStore
     retention: Mapping[str, RetentionClass]
     ping_store: Callable[[], None] | None = None
+    #: None: each gateway grants its share of a limit. The application closes them.
+    shared_buckets: SharedBuckets | None = None
     #: Seconds between looks at the workers' progress while clients wait for receipts.
     look_every_s: float = 1.0
 
@@ -95,8 +99,11 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
     """Build the application. Nothing runs before its lifespan starts."""
     breaker = CircuitBreaker()
     commits = GroupCommit(on.publisher, breaker, max_pending_bytes=settings.max_pending_bytes)
-    default_limit = Limit(settings.rate_points_per_s, settings.burst_points)
-    limiter = RateLimiter(default_limit)
+    limits = TenantLimits(
+        Limit(settings.rate_points_per_s, settings.burst_points),
+        replicas=settings.replicas,
+        shared=on.shared_buckets,
+    )
     dry_run = DryRun(everybody=settings.dry_run)
     series_limiter = SeriesLimiter(
         settings.series_mode,
@@ -109,13 +116,11 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
     intake = Intake(
         on.publisher,
         commits,
-        limiter,
+        limits,
         dry_run,
         series_limiter,
         Judge(max_bytes=max(_MAX_JUDGED_BYTES, 2 * settings.max_decompressed_bytes)),
         on.retention,
-        default_limit=default_limit,
-        replicas=settings.replicas,
     )
     settlement = Settlement(on.progress, interval_s=on.look_every_s)
     lifecycle = Lifecycle()
@@ -132,8 +137,10 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
         first_probe = asyncio.Event()
         tasks = [
             asyncio.create_task(supervise_log(on.publisher, breaker, first_probe)),
-            asyncio.create_task(forget_idle(limiter, series_limiter)),
+            asyncio.create_task(forget_idle(limits, series_limiter)),
         ]
+        if on.shared_buckets is not None:
+            tasks.append(asyncio.create_task(limits.watch()))
         for task in tasks:
             task.add_done_callback(end_process_if_failed)
         ready = asyncio.create_task(first_probe.wait())
@@ -149,6 +156,7 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        await limits.close()
         await settlement.close()
 
     app = Gateway(
@@ -181,7 +189,7 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
     app.include_router(read_routes(on.keys, on.reader))
     ingest_classes = [c.name for c in on.retention.values() if c.kind is Kind.INGEST]
     app.include_router(receipt_routes(on.keys, settlement, ingest_classes))
-    app.include_router(probe_routes(lifecycle, breaker, on.ping_store))
+    app.include_router(probe_routes(lifecycle, breaker, on.ping_store, limits))
     return app
 
 

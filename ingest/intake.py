@@ -10,22 +10,22 @@ import asyncio
 import threading
 import time
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
 from ingest.dry_run import DryRun
-from ingest.errors import BadRequest, Forbidden, Internal, NotFound, RateLimited, RetryLater
+from ingest.errors import BadRequest, Forbidden, NotFound, RateLimited, RetryLater
 from ingest.group_commit import GroupCommit, Lane
 from ingest.judge import Judge, Steps
 from ingest.origin import Origin, Piece
-from ingest.rate_limit import Limit, RateLimiter, Refusal
+from ingest.pieces import pieces_of
+from ingest.rate_limit import Refusal
 from ingest.series_limit import Series, SeriesLimiter, SeriesRefusal
+from ingest.tenant_limits import TenantLimits
 from schemas import delivery
 from schemas.admission import Part, Rules
-from schemas.block import MAX_BLOCK_BYTES
 from schemas.experiment import reserved_in
 from schemas.keys import KeyRecord, Role, Tenant
-from schemas.line_protocol import split
 from schemas.log import Publisher
 from schemas.receipt import BlockPosition, encode
 from schemas.retention import Kind, RetentionClass
@@ -59,26 +59,22 @@ class Intake:
         self,
         publisher: Publisher,
         commits: GroupCommit,
-        limiter: RateLimiter,
+        limits: TenantLimits,
         dry_run: DryRun,
         series_limiter: SeriesLimiter,
         judge: Judge,
         retention: Mapping[str, RetentionClass],
         *,
-        default_limit: Limit,
-        replicas: int = 1,
         now_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._publisher = publisher
         self._commits = commits
-        self._limiter = limiter
+        self._limits = limits
         self._dry_run = dry_run
         self._series_limiter = series_limiter
         #: The series of parts, for `charge_series`; part of judging, safe from any thread.
         self.series_of = series_limiter.of
         self._retention = retention
-        self._default_limit = default_limit
-        self._replicas = replicas
         self._now_ns = now_ns
         self.stamp = Stamper(now_ns)
         self._judge = judge
@@ -101,7 +97,7 @@ class Intake:
         try:
             self._commits.check(tenant.name)
             self._judge.check(tenant.name, int(declared or 0))
-            refusal = self._limiter.in_debt(tenant.name, self._limit(tenant))
+            refusal = self._limits.in_debt(tenant)
             if refusal and not self._dry_run.covers(tenant):
                 raise _limited(tenant, 0, refusal)
         except RetryLater:
@@ -117,7 +113,7 @@ class Intake:
 
         Raises RateLimited; then nothing was charged.
         """
-        refusal = self._limiter.charge(tenant.name, self._limit(tenant), points)
+        refusal = await self._limits.charge(tenant, points)
         if refusal is None:
             return points
         if self._dry_run.covers(tenant):
@@ -136,9 +132,9 @@ class Intake:
             await self._judge.refuse(tenant.name)
             raise _too_many_series(tenant, points, refusal)
 
-    def refund(self, tenant: Tenant, points: int, charged: int) -> None:
+    async def refund(self, tenant: Tenant, points: int, charged: int) -> None:
         """Undo the charge of a request whose points were not taken, for a reason that is ours."""
-        self._limiter.refund(tenant.name, charged)
+        await self._limits.refund(tenant, charged)
         metrics.POINTS.labels(metrics.tenant_label(tenant.name), "unavailable").inc(points)
 
     def route(self, tenant: Tenant, namespace: str | None, class_name: str) -> RetentionClass:
@@ -199,7 +195,7 @@ class Intake:
         todo = [
             (class_name, part, lines, points)
             for class_name, part in parts
-            for lines, points in _pieces(part)
+            for lines, points in pieces_of(part)
         ]
         self._commits.check(tenant.name, sum(len(lines) for _, _, lines, _ in todo))
         order_key = origin.stream.name.encode() if origin.stream else _series_of(todo[0][2])
@@ -227,43 +223,6 @@ class Intake:
             BlockPosition(class_name, partition, offset)
             for (class_name, partition), offset in zip(where, offsets, strict=True)
         )
-
-    def _limit(self, tenant: Tenant) -> Limit:
-        rate = tenant.rate or self._default_limit.rate
-        burst = tenant.burst or (
-            max(rate, 1) * 2 if tenant.rate is not None else self._default_limit.burst
-        )
-        return Limit(max(1, rate // self._replicas), max(1, burst // self._replicas))
-
-
-def _pieces(part: Part) -> Iterator[tuple[bytes, int]]:
-    """The part in pieces that fit a block, cut between lines."""
-    if len(part.lines) < MAX_BLOCK_BYTES:
-        yield part.lines, part.points
-        return
-    if part.multiline:
-        yield from _multiline_pieces(part.lines)
-        return
-    lines, start = part.lines, 0
-    while len(lines) - start >= MAX_BLOCK_BYTES:
-        cut = lines.rfind(b"\n", start, start + MAX_BLOCK_BYTES)
-        if cut < 0:
-            raise Internal("BUG: a line longer than a block was admitted")
-        yield lines[start:cut], lines.count(b"\n", start, cut) + 1
-        start = cut + 1
-    yield lines[start:], lines.count(b"\n", start) + 1
-
-
-def _multiline_pieces(lines: bytes) -> Iterator[tuple[bytes, int]]:
-    piece: list[bytes] = []
-    size = 0
-    for _, line in split(lines):
-        if piece and size + len(line) >= MAX_BLOCK_BYTES:
-            yield b"\n".join(piece), len(piece)
-            piece, size = [], 0
-        piece.append(line)
-        size += len(line) + 1
-    yield b"\n".join(piece), len(piece)
 
 
 def _series_of(lines: bytes) -> bytes:

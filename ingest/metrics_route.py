@@ -68,7 +68,7 @@ class MetricsRoute:
         try:
             series = await self._intake.judge(key.tenant, len(body), judge())
         except Unavailable:
-            self._intake.refund(key.tenant, len(rows), charged)
+            await self._intake.refund(key.tenant, len(rows), charged)
             raise
         await self._intake.charge_series(key.tenant, series, len(rows))
         receipt = None
@@ -76,7 +76,7 @@ class MetricsRoute:
             try:
                 receipt = await self._intake.publish(key.tenant, judged.parts, origin)
             except GatewayError:
-                self._intake.refund(key.tenant, len(rows), charged)
+                await self._intake.refund(key.tenant, len(rows), charged)
                 raise
             count_accepted(key, judged.accepted, judged.stamped)
         refused = len(rows) - judged.accepted

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from ingest.circuit_breaker import CircuitBreaker, State
+from ingest.tenant_limits import TenantLimits
 from schemas.store import StoreUnavailable
 
 # What InfluxDB clients look for in /ping and /health.
@@ -28,7 +29,10 @@ class Lifecycle:
 
 
 def probe_routes(
-    lifecycle: Lifecycle, breaker: CircuitBreaker, ping_store: Callable[[], None] | None
+    lifecycle: Lifecycle,
+    breaker: CircuitBreaker,
+    ping_store: Callable[[], None] | None,
+    limits: TenantLimits,
 ) -> APIRouter:
     """The router. ping_store: raises StoreUnavailable; None leaves the store out of /health."""
     router = APIRouter(tags=["probes"])
@@ -74,7 +78,10 @@ def probe_routes(
         ]
         if ping_store is not None:
             checks.append(await check_store(ping_store))
-        # Reads fail with the store, writes do not: only the log decides the status.
+        if (state := limits.state) is not None:
+            status = "pass" if limits.away is None else "fail"
+            checks.append({"name": "limits", "status": status, "message": state})
+        # Reads fail with the store, and limits go on without Redis: only the log decides.
         passes = checks[0]["status"] == "pass" and lifecycle.ready
         document = {
             "name": "stepclock",

@@ -6,7 +6,8 @@ import ssl
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic_settings import SettingsConfigDict
 
 from adapters.settings import CommonSettings, InfluxSettings, KafkaSettings, default_data_dir
 from ingest.series_limit import Mode
@@ -92,7 +93,7 @@ class HttpSettings(CommonSettings):
         default=1,
         ge=1,
         description="Number of gateways behind the load balancer; each grants its share of a "
-        "limit. Set it when you scale gateways.",
+        "limit that is not shared over Redis. Set it when you scale gateways.",
     )
     max_body_bytes: int = Field(
         default=10 * _MIB,
@@ -182,9 +183,33 @@ class HttpSettings(CommonSettings):
 class GatewaySettings(HttpSettings, KafkaSettings, InfluxSettings):
     """Settings of `stepclock-server gateway`."""
 
+    # A URL that is refused may hold a password: errors never repeat what was set.
+    model_config = SettingsConfigDict(hide_input_in_errors=True)
+
+    redis_url: SecretStr = Field(
+        default=SecretStr(""),
+        description="Redis that keeps limits in points for all gateways together, as in "
+        "redis://:password@host:6379/0; unset: each gateway grants 1/replicas. Set it with several "
+        "gateways.",
+    )
+    redis_timeout_s: float = Field(
+        default=0.05,
+        gt=0,
+        description="Seconds that Redis has for a charge; after it the charge is local, and after "
+        "three in a row all are until it answers again. Raise it for a Redis that is far away.",
+    )
     ack_deadline_s: float = Field(
         default=10.0,
         gt=0,
         description="Seconds that Kafka has to acknowledge before a write gets 503 and the circuit "
         "opens. Raise it for brokers with long elections.",
     )
+
+    @field_validator("redis_url")
+    @classmethod
+    def _is_redis_url(cls, url: SecretStr) -> SecretStr:
+        """Refuse at the start what the client would refuse at the first charge."""
+        value = url.get_secret_value()
+        if value and not value.startswith(("redis://", "rediss://", "unix://")):
+            raise ValueError("must begin with redis://, rediss:// or unix://")
+        return url

@@ -6,8 +6,8 @@ import asyncio
 import logging
 
 from ingest.circuit_breaker import CircuitBreaker, State
-from ingest.rate_limit import RateLimiter
 from ingest.series_limit import SeriesLimiter
+from ingest.tenant_limits import TenantLimits
 from schemas.log import LogUnavailable, Publisher
 from telemetry import metrics
 
@@ -45,11 +45,10 @@ async def supervise_log(
 
 
 async def forget_idle(
-    limiter: RateLimiter, series_limiter: SeriesLimiter, *, interval_s: float = 10.0
+    limits: TenantLimits, series_limiter: SeriesLimiter, *, interval_s: float = 10.0
 ) -> None:
     """Run until cancelled: forget what limits need no longer know, publish what they hold."""
     while True:
-        limiter.evict_full()
-        metrics.BUCKETS.set(len(limiter))
+        metrics.BUCKETS.set(limits.forget_idle())
         metrics.KNOWN_SERIES.set(series_limiter.forget_idle())
         await asyncio.sleep(interval_s)

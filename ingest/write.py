@@ -79,7 +79,7 @@ class WriteRoute:
         try:
             admission, series = await self._intake.judge(key.tenant, len(body), judge())
         except Unavailable:
-            self._intake.refund(key.tenant, lines, charged)
+            await self._intake.refund(key.tenant, lines, charged)
             raise
         await self._intake.charge_series(key.tenant, series, lines)
         receipt = None
@@ -91,7 +91,7 @@ class WriteRoute:
                     origin,
                 )
             except GatewayError:
-                self._intake.refund(key.tenant, lines, charged)
+                await self._intake.refund(key.tenant, lines, charged)
                 raise
             count_accepted(key, admission.points, admission.stamped)
         if admission.refused_total:

@@ -78,6 +78,12 @@ CIRCUIT_OPENED = Counter("stepclock_gateway_circuit_opened_total", "Times the br
 # Token buckets held in memory; idle ones are evicted, full ones are cheap to forget.
 BUCKETS = Gauge("stepclock_gateway_rate_limit_buckets", "Token buckets in memory.")
 
+# 1 while Redis is configured and does not answer in time: limits are local then, a share each.
+SHARED_LIMITS_AWAY = Gauge("stepclock_gateway_shared_limits_away", "Whether limits are local.")
+SHARED_LIMIT_FAILURES = Counter(
+    "stepclock_gateway_shared_limit_failures_total", "Calls to Redis that failed or took too long."
+)
+
 # Series that a gateway had not seen for an hour, by tenant: taken, over (beyond the limit, and
 # only observed), refused (429). Growing without end: a tag holds what changes with each point.
 NEW_SERIES = Counter(

@@ -1,4 +1,4 @@
-"""Real services for tests that name them: `kafka`, `influx`, `kafka_process`, `influx_process`.
+"""Real services for tests that name them: `kafka`, `influx`, `redis`, or `kafka_process`, ….
 
 Only these fixtures, the marker `real` and the summary line belong here; fixtures of one suite
 stand in that suite.
@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import pytest
 
+import native.redis
 from native.influxd import InfluxDB
 from native.kafka import Broker
 from tests.fakes.simulated import SIMULATED
@@ -21,13 +22,23 @@ from tests.services import (
     Absent,
     Influx,
     Kafka,
+    Redis,
     influx_service,
     kafka_service,
     private_influx,
     private_kafka,
+    private_redis,
+    redis_service,
 )
 
-REAL_FIXTURES = {"kafka", "influx", "kafka_process", "influx_process"}
+REAL_FIXTURES = {
+    "kafka",
+    "influx",
+    "redis",
+    "kafka_process",
+    "influx_process",
+    "redis_process",
+}
 
 Service = TypeVar("Service")
 
@@ -36,7 +47,7 @@ class RealTests:
     """What became of the tests marked `real`, for the line at the end."""
 
     def __init__(self) -> None:
-        self.how = {"kafka": "unused", "influxdb": "unused"}
+        self.how = {"kafka": "unused", "influxdb": "unused", "redis": "unused"}
         self.ran: set[str] = set()
         #: node id of a skipped test -> reason
         self.skipped: dict[str, str] = {}
@@ -126,6 +137,32 @@ def influx(
         influx = enter(stack, influx_service(folder), "influxdb", pytestconfig)
         pytestconfig.stash[REAL].how["influxdb"] = influx.how
         yield influx
+
+
+@pytest.fixture(scope="session")
+def redis(pytestconfig: pytest.Config, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
+    """A Redis shared by the session, started when first asked for."""
+    with ExitStack() as stack:
+        folder = tmp_path_factory.mktemp("redis")
+        redis = enter(stack, redis_service(folder), "redis", pytestconfig)
+        pytestconfig.stash[REAL].how["redis"] = redis.how
+        yield redis
+
+
+@pytest.fixture
+def redis_process(
+    pytestconfig: pytest.Config, tmp_path: Path
+) -> Iterator[Callable[..., native.redis.Redis]]:
+    """Starts native Redises for one test alone: `redis_process(port=…)`."""
+    with ExitStack() as stack:
+
+        def start(*, port: int | None = None) -> native.redis.Redis:
+            folder = new_folder(tmp_path, "redis")
+            started = enter(stack, private_redis(folder, port=port), "redis", pytestconfig)
+            pytestconfig.stash[REAL].found("redis", "native")
+            return started
+
+        yield start
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Finds a real Kafka and a real InfluxDB: named by the environment, in Docker, or native.
+"""Finds a real Kafka, InfluxDB and Redis: named by the environment, in Docker, or native.
 
 What cannot be had is `Absent`, with a reason that says what to install or run.
 """
@@ -18,6 +18,7 @@ from typing import TypeVar
 
 import native.influxd
 import native.kafka
+import native.redis
 from native.influxd_binary import binary as influxd_binary
 from native.kafka_files import VERSION as KAFKA_VERSION
 from native.process import Process, StartFailed
@@ -62,6 +63,15 @@ class Influx:
     process: Process | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Redis:
+    """A Redis that all tests of a session share: use names of your own."""
+
+    url: str
+    #: "environment" or "native"
+    how: str
+
+
 @contextmanager
 def kafka_service(folder: Path) -> Iterator[Kafka]:
     """A broker for as long as the block lasts. Raises Absent."""
@@ -83,6 +93,30 @@ def influx_service(folder: Path) -> Iterator[Influx]:
         return
     with first_of(_docker_influx, lambda: _native_influx(folder)) as influx:
         yield influx
+
+
+@contextmanager
+def redis_service(folder: Path) -> Iterator[Redis]:
+    """A Redis for as long as the block lasts. Raises Absent."""
+    url = os.environ.get("STEPCLOCK_TEST_REDIS_URL")
+    if url:
+        yield Redis(url, "environment")
+        return
+    with private_redis(folder) as redis:
+        yield Redis(redis.url, "native")
+
+
+@contextmanager
+def private_redis(folder: Path, *, port: int | None = None) -> Iterator[native.redis.Redis]:
+    """A native Redis of one's own, to kill or to freeze. Raises Absent."""
+    if names := native.redis.missing():
+        raise Absent(f"no native Redis without {', '.join(names)} (Debian: redis-server)")
+    try:
+        redis = native.redis.start(folder, port=port)
+    except StartFailed as exc:
+        raise Absent(f"no native Redis: {exc}") from exc
+    with redis:
+        yield redis
 
 
 @contextmanager

@@ -12,11 +12,21 @@ import pytest
 
 import native.influxd
 import native.kafka
+import native.redis
 from native.influxd import InfluxDB
 from native.kafka import Broker
 from native.ports import free_ports
 from tests.faults import Proxy
-from tests.services import Absent, Influx, Kafka, first_of, influx_service, kafka_service
+from tests.services import (
+    Absent,
+    Influx,
+    Kafka,
+    Redis,
+    first_of,
+    influx_service,
+    kafka_service,
+    redis_service,
+)
 
 HOST = "127.0.0.1"
 ROOT = Path(__file__).parents[2]
@@ -86,7 +96,7 @@ def test_an_absent_service_skips_with_what_is_missing(tmp_path: Path) -> None:
     done = run_pytest(tmp_path, "def test_it(kafka): pass", ci="")
     assert done.returncode == 0
     assert (
-        "real: kafka=absent influxdb=unused tests=0 skipped=1 because "
+        "real: kafka=absent influxdb=unused redis=unused tests=0 skipped=1 because "
         "no Docker engine answers; no native Kafka without java, mvn\n"
     ) in done.stdout
 
@@ -111,7 +121,7 @@ def test_without_services(): pytest.skip("no matter")
 
 
 def test_a_skipped_real_test_fails_the_session_in_ci(tmp_path: Path) -> None:
-    line = "real: kafka=unused influxdb=unused tests=1 skipped=1 because not today\n"
+    line = "real: kafka=unused influxdb=unused redis=unused tests=1 skipped=1 because not today\n"
     locally = run_pytest(tmp_path, SKIPPED, ci="")
     assert locally.returncode == 0
     assert line in locally.stdout
@@ -127,6 +137,24 @@ def test_the_shared_kafka_serves(kafka: Kafka) -> None:
 
 def test_the_shared_influxdb_is_ready(influx: Influx) -> None:
     assert native.influxd.is_ready(*address(influx.url.removeprefix("http://")))
+
+
+def test_a_redis_named_by_the_environment_is_taken(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("STEPCLOCK_TEST_REDIS_URL", "redis://cache:6379/3")
+    with redis_service(tmp_path) as redis:
+        assert redis == Redis("redis://cache:6379/3", "environment")
+
+
+def test_a_killed_redis_comes_back_on_its_port(
+    redis_process: Callable[..., native.redis.Redis],
+) -> None:
+    redis = redis_process()
+    redis.process.kill()
+    assert not native.redis.serves(HOST, redis.port)
+    redis.process.start()
+    assert native.redis.serves(HOST, redis.port)
 
 
 def test_a_killed_broker_comes_back_on_its_port(kafka_process: Callable[..., Broker]) -> None:

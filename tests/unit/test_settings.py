@@ -41,6 +41,17 @@ def test_a_secret_may_be_a_file_and_is_never_shown(monkeypatch, tmp_path):
     assert "hush" not in repr(settings)
 
 
+def test_the_url_of_redis_is_a_secret_and_is_checked_at_the_start(monkeypatch, tmp_path):
+    (tmp_path / "url").write_text("redis://:hush@cache:6379/0\n")
+    monkeypatch.setenv("STEPCLOCK_REDIS_URL_FILE", str(tmp_path / "url"))
+    settings = GatewaySettings()
+    assert settings.redis_url.get_secret_value() == "redis://:hush@cache:6379/0"
+    assert "hush" not in repr(settings)
+    with pytest.raises(ValidationError, match="must begin with redis://") as wrong:
+        GatewaySettings(redis_url="cache:hush")
+    assert "hush" not in str(wrong.value)
+
+
 def test_an_unknown_variable_is_named_with_its_nearest_neighbour():
     environ = {"STEPCLOCK_INFLUX_ULR": "x", "STEPCLOCK_PORT": "1", "STEPCLOCK_TEST_KAFKA": "x"}
     assert unknown_variables(environ, [GatewaySettings]) == [

@@ -1,0 +1,40 @@
+"""Cutting what was admitted into pieces that fit a block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from ingest.errors import Internal
+from schemas.admission import Part
+from schemas.block import MAX_BLOCK_BYTES
+from schemas.line_protocol import split
+
+
+def pieces_of(part: Part) -> Iterator[tuple[bytes, int]]:
+    """The part in pieces that fit a block, cut between lines."""
+    if len(part.lines) < MAX_BLOCK_BYTES:
+        yield part.lines, part.points
+        return
+    if part.multiline:
+        yield from _multiline_pieces(part.lines)
+        return
+    lines, start = part.lines, 0
+    while len(lines) - start >= MAX_BLOCK_BYTES:
+        cut = lines.rfind(b"\n", start, start + MAX_BLOCK_BYTES)
+        if cut < 0:
+            raise Internal("BUG: a line longer than a block was admitted")
+        yield lines[start:cut], lines.count(b"\n", start, cut) + 1
+        start = cut + 1
+    yield lines[start:], lines.count(b"\n", start) + 1
+
+
+def _multiline_pieces(lines: bytes) -> Iterator[tuple[bytes, int]]:
+    piece: list[bytes] = []
+    size = 0
+    for _, line in split(lines):
+        if piece and size + len(line) >= MAX_BLOCK_BYTES:
+            yield b"\n".join(piece), len(piece)
+            piece, size = [], 0
+        piece.append(line)
+        size += len(line) + 1
+    yield b"\n".join(piece), len(piece)
