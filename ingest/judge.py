@@ -43,14 +43,17 @@ _CREDIT_S = 0.25
 _LONGEST_REFUSAL_S = 5.0
 
 #: CPU seconds that a refused request costs beside its judging: HTTP, key, answer.
-_REQUEST_S = 0.00025
+_REQUEST_S = 0.0006
 
 
 @dataclass(slots=True, eq=False)
 class _Job(Generic[T]):
-    """One body in its tenant's line. spent_s: CPU of the last turn; was_bad: it refused lines."""
+    """One body in its tenant's line; without steps, a request that was refused already.
 
-    steps: Steps[T]
+    spent_s: CPU of the last turn; was_bad: it refused lines.
+    """
+
+    steps: Steps[T] | None
     refused: int = 0
     spent_s: float = 0.0
     was_bad: bool = False
@@ -58,6 +61,7 @@ class _Job(Generic[T]):
 
     def turn(self, cpu_s: Callable[[], float]) -> tuple[T] | None:
         """Judge for one turn; the outcome once there is one. Raises what the steps raise."""
+        assert self.steps is not None
         began_s, refused = cpu_s(), self.refused
         try:
             while cpu_s() - began_s < _TURN_S:
@@ -132,11 +136,12 @@ class Judge:
 
         Not for longer than a few seconds: large bodies may be in line before it.
         """
-        if not self._is_rested(tenant):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(_LONGEST_REFUSAL_S):
-                    await self._wait(tenant, _Job(_nothing()))
-        self._rest(tenant, _REQUEST_S)
+        if self._is_rested(tenant):
+            self._rest(tenant, _REQUEST_S)
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(_LONGEST_REFUSAL_S):
+                await self._wait(tenant, _Job[None](None))
 
     def _is_rested(self, tenant: str) -> bool:
         line = self._lines.get(tenant)
@@ -163,8 +168,7 @@ class Judge:
             self._timer = None
         now, wake_at = self._now(), math.inf
         for tenant, line in list(self._lines.items()):
-            while line.jobs and line.jobs[0].done is not None and line.jobs[0].done.done():
-                line.jobs.popleft()  # nobody waits for it any more
+            self._let_refusals_go(tenant, line, now)
             if line.jobs and line.rests_until > now:
                 wake_at = min(wake_at, line.rests_until)
             elif line.jobs:
@@ -174,6 +178,18 @@ class Judge:
                 del self._lines[tenant]
         if wake_at < math.inf:
             self._timer = asyncio.get_running_loop().call_later(wake_at - now, self._next)
+
+    def _let_refusals_go(self, tenant: str, line: _Line, now: float) -> None:
+        """Take what needs no turn from the front of a line, as far as its tenant is rested."""
+        while line.jobs:
+            job = line.jobs[0]
+            assert job.done is not None
+            if not job.done.done():  # else nobody waits for it any more
+                if job.steps is not None or line.rests_until > now:
+                    return
+                job.done.set_result(None)
+                self._rest(tenant, _REQUEST_S)
+            line.jobs.popleft()
 
     def _give_turn(self, tenant: str, line: _Line) -> None:
         self._busy = True
@@ -200,8 +216,3 @@ class Judge:
                 elif outcome:
                     job.done.set_result(outcome[0])
         self._next()
-
-
-def _nothing() -> Steps[None]:
-    """A request that was refused already."""
-    yield from ()

@@ -103,8 +103,9 @@ def test_refusals_of_whole_requests_are_paced_too():
     async def scenario():
         bench = Bench()
         began = time.monotonic()
-        await asyncio.gather(*(bench.judge.refuse("hammer") for _ in range(600)))
-        assert time.monotonic() - began >= 599 * 0.001 - 0.25
+        await asyncio.gather(*(bench.judge.refuse("hammer") for _ in range(300)))
+        # Each counts 0.6 ms of CPU, a fifth of the time; the first ones are on credit.
+        assert time.monotonic() - began >= 299 * 0.0024 - 0.25
 
     asyncio.run(scenario())
 
