@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Callable, Iterable, Mapping
 from typing import TypeVar
 
+from ingest.body import Receive
 from ingest.dry_run import DryRun
 from ingest.errors import BadRequest, Forbidden, NotFound, RateLimited, RetryLater
 from ingest.group_commit import GroupCommit, Lane
@@ -104,9 +105,9 @@ class Intake:
             await self._judge.refuse(tenant.name)
             raise
 
-    async def judge(self, tenant: Tenant, size: int, steps: Steps[T]) -> T:
-        """What the steps return, without harm to other tenants. Raises Unavailable."""
-        return await self._judge.run(tenant.name, size, steps)
+    async def judge(self, tenant: Tenant, size: int, steps: Steps[T], receive: Receive) -> T:
+        """What the steps return, without harm to others. Raises Unavailable, ClientGone."""
+        return await self._judge.run(tenant.name, size, steps, receive)
 
     async def charge(self, tenant: Tenant, points: int) -> int:
         """Charge points to the tenant; how many were: none of those that only a dry run lets in.

@@ -19,6 +19,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
+from ingest.body import ClientGone, Receive
 from ingest.byte_budget import ByteBudget
 from ingest.errors import Unavailable
 
@@ -111,8 +112,11 @@ class Judge:
         """
         self._budget.check(tenant, size if size <= self._max_bytes else 0)
 
-    async def run(self, tenant: str, size: int, steps: Steps[T]) -> T:
-        """What the steps return. Raises Unavailable if as many bytes wait as may."""
+    async def run(self, tenant: str, size: int, steps: Steps[T], receive: Receive) -> T:
+        """What the steps return. Raises Unavailable if as many bytes wait as may, and ClientGone.
+
+        receive: says when the client of a body that waits is gone; the whole body was read.
+        """
         job = _Job(steps)
         if size <= _INLINE_BYTES and self._is_rested(tenant):
             outcome = job.turn(self._cpu_s)
@@ -126,9 +130,16 @@ class Judge:
             await self.refuse(tenant)
             raise
         self._budget.take(tenant, size)
+        waiting = asyncio.ensure_future(self._wait(tenant, job))
+        leaving = asyncio.ensure_future(_until_gone(receive))
         try:
-            return await self._wait(tenant, job)
+            await asyncio.wait((waiting, leaving), return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                raise ClientGone
+            return waiting.result()
         finally:
+            waiting.cancel()
+            leaving.cancel()
             self._budget.give_back(tenant, size)
 
     async def refuse(self, tenant: str) -> None:
@@ -216,3 +227,8 @@ class Judge:
                 elif outcome:
                     job.done.set_result(outcome[0])
         self._next()
+
+
+async def _until_gone(receive: Receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass

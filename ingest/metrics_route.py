@@ -66,7 +66,7 @@ class MetricsRoute:
             return self._intake.series_of(part for _, part in judged.parts)
 
         try:
-            series = await self._intake.judge(key.tenant, len(body), judge())
+            series = await self._intake.judge(key.tenant, len(body), judge(), receive)
         except Unavailable:
             await self._intake.refund(key.tenant, len(rows), charged)
             raise

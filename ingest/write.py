@@ -77,7 +77,7 @@ class WriteRoute:
             return admission, self._intake.series_of(admission.parts)
 
         try:
-            admission, series = await self._intake.judge(key.tenant, len(body), judge())
+            admission, series = await self._intake.judge(key.tenant, len(body), judge(), receive)
         except Unavailable:
             await self._intake.refund(key.tenant, lines, charged)
             raise

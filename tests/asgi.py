@@ -48,7 +48,9 @@ class AsgiClient:
         answered = []
 
         async def receive():
-            return messages.pop(0) if messages else {"type": "http.disconnect"}
+            if not messages:
+                await asyncio.Event().wait()  # the client stays until it is answered
+            return messages.pop(0)
 
         async def send(message):
             answered.append(message)

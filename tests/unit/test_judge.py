@@ -4,11 +4,16 @@ import time
 
 import pytest
 
+from ingest.body import ClientGone
 from ingest.errors import Unavailable
 from ingest.judge import Judge
 
 LARGE = 1_000_000
 SMALL = 100
+
+
+async def staying():
+    await asyncio.Event().wait()
 
 
 class Bench:
@@ -27,14 +32,14 @@ class Bench:
             yield (number + 1) * refuses
         return name
 
-    def run(self, tenant, size, steps):
-        return asyncio.ensure_future(self.judge.run(tenant, size, steps))
+    def run(self, tenant, size, steps, receive=None):
+        return asyncio.ensure_future(self.judge.run(tenant, size, steps, receive or staying))
 
 
 def test_a_small_body_is_judged_at_once_on_the_event_loop():
     async def scenario():
         bench = Bench()
-        assert await bench.judge.run("a", SMALL, bench.body("x", cost_s=0.0)) == "x"
+        assert await bench.run("a", SMALL, bench.body("x", cost_s=0.0)) == "x"
         assert bench.turns == [("x", True)]
 
     asyncio.run(scenario())
@@ -43,7 +48,7 @@ def test_a_small_body_is_judged_at_once_on_the_event_loop():
 def test_a_small_body_that_takes_long_goes_on_beside_the_event_loop():
     async def scenario():
         bench = Bench()
-        assert await bench.judge.run("a", SMALL, bench.body("x", 3)) == "x"
+        assert await bench.run("a", SMALL, bench.body("x", 3)) == "x"
         assert bench.turns == [("x", True), ("x", False), ("x", False)]
 
     asyncio.run(scenario())
@@ -80,8 +85,8 @@ def test_a_tenant_rests_after_refusals_and_others_do_not_wait_for_it():
         # 0.2 s of CPU are a fifth of a second's core: four fifths of rest, less the credit.
         bad = bench.run("bad", LARGE, bench.body("b", refuses=True, cost_s=0.2))
         small = bench.run("bad", SMALL, bench.body("c", cost_s=0.0))
-        assert await bench.judge.run("good", LARGE, bench.body("d")) == "d"
-        assert await bench.judge.run("good", SMALL, bench.body("e")) == "e"
+        assert await bench.run("good", LARGE, bench.body("d")) == "d"
+        assert await bench.run("good", SMALL, bench.body("e")) == "e"
         assert not bad.done()
         assert await asyncio.gather(bad, small) == ["b", "c"]
         assert time.monotonic() - began >= 0.8 - 0.25
@@ -93,7 +98,7 @@ def test_an_error_now_and_then_costs_no_waiting():
     async def scenario():
         bench = Bench()
         for _ in range(10):
-            await bench.judge.run("a", SMALL, bench.body("x", refuses=True, cost_s=0.001))
+            await bench.run("a", SMALL, bench.body("x", refuses=True, cost_s=0.001))
         assert {on_loop for _, on_loop in bench.turns} == {True}
 
     asyncio.run(scenario())
@@ -116,10 +121,10 @@ def test_as_many_bodies_wait_as_may_and_the_message_says_whose_bound_it_was():
         greedy = [bench.run("greedy", LARGE, bench.body("g", 2)) for _ in range(2)]
         await asyncio.sleep(0)
         with pytest.raises(Unavailable, match="judging as much of tenant 'greedy'"):
-            await bench.judge.run("greedy", LARGE, bench.body("g"))
-        assert await bench.judge.run("modest", LARGE, bench.body("m")) == "m"
+            await bench.run("greedy", LARGE, bench.body("g"))
+        assert await bench.run("modest", LARGE, bench.body("m")) == "m"
         await asyncio.gather(*greedy)
-        assert await bench.judge.run("greedy", LARGE, bench.body("g")) == "g"
+        assert await bench.run("greedy", LARGE, bench.body("g")) == "g"
 
     asyncio.run(scenario())
 
@@ -136,6 +141,26 @@ def test_a_judge_that_fails_harms_only_the_body_it_failed_at():
         with pytest.raises(RuntimeError, match="BUG"):
             await broken
         assert await good == "x"
+
+    asyncio.run(scenario())
+
+
+def test_a_body_whose_client_is_gone_is_judged_no_further_and_holds_no_room():
+    async def scenario():
+        bench = Bench(max_bytes=2 * LARGE)
+        left = asyncio.Event()
+
+        async def leaving():
+            await left.wait()
+            return {"type": "http.disconnect"}
+
+        gone = bench.run("a", LARGE, bench.body("gone", 10**9), leaving)
+        while not bench.turns:
+            await asyncio.sleep(0)
+        left.set()
+        with pytest.raises(ClientGone):
+            await gone
+        assert await bench.run("a", LARGE, bench.body("next")) == "next"
 
     asyncio.run(scenario())
 
