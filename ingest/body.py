@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -15,6 +16,7 @@ from ingest.errors import (
     BadRequest,
     BodyStalled,
     BodyTooLarge,
+    GatewayError,
     UnsupportedEncoding,
 )
 
@@ -60,7 +62,13 @@ async def read_body(
     Raises BodyTooLarge (before reading, where the length was declared), BadRequest,
     UnsupportedEncoding, BodyStalled, Unavailable, ClientGone.
     """
-    return decompress(await _read(receive, declared, bounds, tenant), encoding, bounds.decompressed)
+    body = await _read(receive, declared, bounds, tenant)
+    began_s = time.thread_time()
+    try:
+        return decompress(body, encoding, bounds.decompressed)
+    except GatewayError as exc:
+        exc.spent_s = time.thread_time() - began_s
+        raise
 
 
 async def _read(receive: Receive, declared: bytes | None, bounds: Bounds, tenant: str) -> bytes:

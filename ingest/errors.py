@@ -41,6 +41,8 @@ class GatewayError(Exception):
         super().__init__(message)
         self.message = message
         self.headers = dict(headers or {})
+        #: CPU seconds that it took to find, where that is much: its tenant rests for it.
+        self.spent_s = 0.0
 
     def body(self) -> dict[str, object]:
         """Members of the answer beside code and message."""

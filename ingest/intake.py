@@ -15,7 +15,14 @@ from typing import TypeVar
 
 from ingest.body import Receive
 from ingest.dry_run import DryRun
-from ingest.errors import BadRequest, Forbidden, NotFound, RateLimited, RetryLater
+from ingest.errors import (
+    BadRequest,
+    Forbidden,
+    GatewayError,
+    NotFound,
+    RateLimited,
+    RetryLater,
+)
 from ingest.group_commit import GroupCommit, Lane
 from ingest.judge import Judge, Steps
 from ingest.origin import Origin, Piece
@@ -104,6 +111,10 @@ class Intake:
         except RetryLater:
             await self._judge.refuse(tenant.name)
             raise
+
+    async def refuse(self, tenant: Tenant, error: GatewayError) -> None:
+        """Have a tenant wait whose body could not be read, as long as that cost."""
+        await self._judge.refuse(tenant.name, error.spent_s)
 
     async def judge(self, tenant: Tenant, size: int, steps: Steps[T], receive: Receive) -> T:
         """What the steps return, without harm to others. Raises Unavailable, ClientGone."""

@@ -142,17 +142,18 @@ class Judge:
             leaving.cancel()
             self._budget.give_back(tenant, size)
 
-    async def refuse(self, tenant: str) -> None:
+    async def refuse(self, tenant: str, spent_s: float = 0.0) -> None:
         """Wait in line with the refusal of a whole request: it costs, as bad lines do.
 
-        Not for longer than a few seconds: large bodies may be in line before it.
+        spent_s: CPU that finding it took, beside HTTP. One that took none does not wait for
+        longer than a few seconds: large bodies may be in line before it.
         """
         if self._is_rested(tenant):
-            self._rest(tenant, _REQUEST_S)
+            self._rest(tenant, spent_s + _REQUEST_S)
             return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_LONGEST_REFUSAL_S):
-                await self._wait(tenant, _Job[None](None))
+            async with asyncio.timeout(None if spent_s else _LONGEST_REFUSAL_S):
+                await self._wait(tenant, _Job[None](None, spent_s=spent_s))
 
     def _is_rested(self, tenant: str) -> bool:
         line = self._lines.get(tenant)
@@ -199,7 +200,7 @@ class Judge:
                 if job.steps is not None or line.rests_until > now:
                     return
                 job.done.set_result(None)
-                self._rest(tenant, _REQUEST_S)
+                self._rest(tenant, job.spent_s + _REQUEST_S)
             line.jobs.popleft()
 
     def _give_turn(self, tenant: str, line: _Line) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -49,14 +50,18 @@ class MetricsRoute:
         await self._intake.open(key, declared)
         origin = self._intake.origin(headers)
 
-        body = await read_body(
-            receive,
-            declared,
-            headers.get(b"content-encoding", b""),
-            self._bounds,
-            key.tenant.name,
-        )
-        rows = _rows_of(body)
+        try:
+            body = await read_body(
+                receive,
+                declared,
+                headers.get(b"content-encoding", b""),
+                self._bounds,
+                key.tenant.name,
+            )
+            rows = _rows_of(body)
+        except GatewayError as exc:
+            await self._intake.refuse(key.tenant, exc)
+            raise
 
         charged = await self._intake.charge(key.tenant, len(rows))
         judged = _Judged(self._intake)
@@ -165,6 +170,15 @@ class _Judged:
 
 
 def _rows_of(body: bytes) -> list[Any]:
+    began_s = time.thread_time()
+    try:
+        return _parse(body)
+    except GatewayError as exc:
+        exc.spent_s = time.thread_time() - began_s
+        raise
+
+
+def _parse(body: bytes) -> list[Any]:
     # Before parsing: millions of containers would hold the event loop for seconds. A row takes
     # about three; brackets inside strings count as well, so there is room for them.
     if body.count(b"[") + body.count(b"{") > 8 * _MAX_ROWS:

@@ -60,13 +60,17 @@ class WriteRoute:
         retention_class = self._intake.route(key.tenant, target.namespace, target.class_name)
         origin = self._intake.origin(headers)
 
-        body = await read_body(
-            receive,
-            declared,
-            headers.get(b"content-encoding", b""),
-            self._bounds,
-            key.tenant.name,
-        )
+        try:
+            body = await read_body(
+                receive,
+                declared,
+                headers.get(b"content-encoding", b""),
+                self._bounds,
+                key.tenant.name,
+            )
+        except GatewayError as exc:
+            await self._intake.refuse(key.tenant, exc)
+            raise
 
         lines = body.count(b"\n") + (not body.endswith(b"\n"))
         charged = await self._intake.charge(key.tenant, lines)

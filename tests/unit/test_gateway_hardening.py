@@ -187,6 +187,21 @@ def test_a_good_request_does_not_wait_for_megabytes_of_another_tenant_s_bad_line
     asyncio.run(scenario())
 
 
+def test_a_good_request_does_not_wait_for_another_tenant_s_bodies_that_can_not_be_read(tmp_path):
+    async def scenario():
+        async with running(tmp_path) as gateway:
+            junk = b'{"lines":[' + b"1," * 500_000 + b"1]}"
+            post = gateway.client.request
+            bad = [asyncio.create_task(post("POST", "/api/v1/metrics", junk)) for _ in range(100)]
+            await bad[0]
+            assert (await gateway.client.write(b"m f=1", key=gateway.other_key)).status == 204
+            assert not all(task.done() for task in bad)
+            for task in bad:
+                task.cancel()
+
+    asyncio.run(scenario())
+
+
 def test_a_tenant_that_hammers_is_let_in_again_when_it_sends_good_lines(tmp_path):
     async def scenario():
         async with running(tmp_path) as gateway:

@@ -115,6 +115,16 @@ def test_refusals_of_whole_requests_are_paced_too():
     asyncio.run(scenario())
 
 
+def test_a_refusal_that_was_dear_to_find_counts_as_what_it_cost():
+    async def scenario():
+        bench = Bench()
+        began = time.monotonic()
+        await asyncio.gather(*(bench.judge.refuse("junk", 0.05) for _ in range(4)))
+        assert time.monotonic() - began >= 3 * 0.2 - 0.25
+
+    asyncio.run(scenario())
+
+
 def test_as_many_bodies_wait_as_may_and_the_message_says_whose_bound_it_was():
     async def scenario():
         bench = Bench(max_bytes=3 * LARGE)
