@@ -77,10 +77,7 @@ def admit(body: bytes, precision: Precision, rules: Rules, stamp: Callable[[], i
     stamp: gives each line without a time one in ns, strictly increasing. Lines in minutes and
     hours come out in ns. Blank lines and comments are left out.
     """
-    judged = _Body(body, precision, rules, stamp)
-    for _ in judged.steps():
-        pass
-    return judged.admission()
+    return _Body(body, precision, rules, stamp).admit()
 
 
 def admit_in_steps(
@@ -128,6 +125,11 @@ class _Body:
         # Line number of the byte at index _numbered_to.
         self._number = 1
         self._numbered_to = 0
+
+    def admit(self) -> Admission:
+        for _ in self.steps():
+            pass
+        return self.admission()
 
     def steps(self) -> Iterator[int]:
         """Judge the body; yields, once at least, how many lines were refused so far."""

@@ -9,12 +9,16 @@ from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from ingest.circuit_breaker import CircuitBreaker
+from ingest.dry_run import DryRun
 from ingest.errors import GatewayError, Unavailable
 from ingest.group_commit import GroupCommit
 from ingest.intake import Intake
+from ingest.judge import Judge
 from ingest.origin import Origin, Stream
-from ingest.rate_limit import Limit, RateLimiter
+from ingest.rate_limit import Limit
+from ingest.series_limit import Mode, SeriesLimiter
 from ingest.supervisor import supervise_log
+from ingest.tenant_limits import TenantLimits
 from schemas import receipt, retention
 from schemas.admission import Part
 from schemas.keys import KeyRecord, Tenant
@@ -196,12 +200,15 @@ class Gateway:
             max_in_flight=max_in_flight,
             now=world.loop.time,
         )
+        dry_run = DryRun(everybody=False, now=world.loop.time)
         self.intake = Intake(
             publisher,
             self.commits,
-            RateLimiter(LIMIT, now_ns=world.loop.time_ns),
+            TenantLimits(LIMIT, now_ns=world.loop.time_ns),
+            dry_run,
+            SeriesLimiter(Mode.OFF, 1, dry_run, now_ns=world.loop.time_ns),
+            Judge(max_bytes=max_pending_bytes, now=world.loop.time),
             CLASSES,
-            default_limit=LIMIT,
             now_ns=world.loop.time_ns,
         )
         self.supervisor = supervise_log(publisher, self.breaker, asyncio.Event())
@@ -218,9 +225,9 @@ class Gateway:
         came = self._came
         stream = Stream(client.name, number, EPOCH_NS, "e", client.name)
         try:
-            self.intake.open(KeyRecord("k", "0" * 64, client.tenant))
+            await self.intake.open(KeyRecord("k", "0" * 64, client.tenant), None)
             assert not refuses, "taken although the circuit is open"
-            self.intake.charge(client.tenant, 1)
+            await self.intake.charge(client.tenant, 1)
             text = await self.intake.publish(
                 client.tenant, parts, Origin(world.loop.time_ns(), stream)
             )

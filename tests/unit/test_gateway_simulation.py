@@ -79,7 +79,7 @@ async def settled(world, gateway):
     """Once the log is back and nobody asks: nothing is held, and the circuit lets through."""
     await gateway.commits.drain(2 * DEADLINE_S)
     await asyncio.sleep(2 * DEADLINE_S)
-    assert gateway.commits._pending_bytes == 0
+    assert gateway.commits._pending.held_bytes == 0
     assert not any(gateway.commits._open.values())
     assert not any(gateway.commits._in_flight.values())
     assert gateway.breaker.state is not State.OPEN
@@ -169,7 +169,7 @@ def test_a_full_gateway_refuses_and_takes_again_and_counts_every_byte():
     world.weather = SLOW
     assert run(world, lambda: life(world, gateway, storm_s=0.0))
     assert world.answers["unavailable"]
-    assert gateway.commits._pending_bytes == 0
+    assert gateway.commits._pending.held_bytes == 0
     check_log(world)
     world.loop.close()
 

@@ -77,20 +77,24 @@ class GroupCommitMachine(RuleBasedStateMachine):
     @rule(lane=st.sampled_from(LANES), padding=st.integers(0, 30))
     def add(self, lane, padding):
         line = b"%d," % self.count + b"x" * padding
-        pending = sum(len(text) + 1 for _, text, waiter in self.unsettled())
+        size = len(line) + 1
+        held = [(each.tenant, len(text) + 1) for each, text, _ in self.unsettled()]
+        own = sum(bytes_ for tenant, bytes_ in held if tenant == lane.tenant)
+        free = MAX_PENDING_BYTES - sum(bytes_ for _, bytes_ in held) - size
+        is_full = free < 0 or (own > 0 and own + size > 2 * free)
         refuses = self.breaker.refuses()
 
         async def request():
-            self.commits.check(len(line) + 1)
+            self.commits.check(lane.tenant, size)
             return self.commits.add(lane, Piece(line, 1), Origin(1))
 
         try:
             waiter = self.loop.run_until_complete(request())
         except Unavailable:
-            assert refuses or pending + len(line) + 1 > MAX_PENDING_BYTES
+            assert refuses or is_full
             return
         assert not refuses
-        assert pending + len(line) + 1 <= MAX_PENDING_BYTES
+        assert not is_full
         self.count += 1
         self.sent.append((lane, line, waiter))
 
@@ -152,7 +156,7 @@ class GroupCommitMachine(RuleBasedStateMachine):
     def what_is_held_is_what_waits(self):
         assert self.errors == []
         expected = sum(len(text) + 1 for _, text, _ in self.unsettled())
-        assert self.commits._pending_bytes == expected <= MAX_PENDING_BYTES
+        assert self.commits._pending.held_bytes == expected <= MAX_PENDING_BYTES
 
     @invariant()
     def few_blocks_of_a_partition_are_in_flight_and_none_waits_without_need(self):
@@ -190,7 +194,7 @@ class GroupCommitMachine(RuleBasedStateMachine):
                 self.turn()
             self.loop.run_until_complete(self.commits.drain(1.0))
             self.turn()
-            assert self.commits._pending_bytes == 0
+            assert self.commits._pending.held_bytes == 0
             for _, _, waiter in self.sent:
                 assert waiter.done()
                 if not waiter.cancelled():
