@@ -8,6 +8,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 
+from consumers.canary import is_canary
 from consumers.errors import DeadLettersUnwritable
 from consumers.isolate import Condemned
 from schemas.block import MAX_BLOCK_BYTES
@@ -74,9 +75,14 @@ class DeadLetters:
 
 
 def letters_of(condemned: Iterable[Condemned]) -> Iterator[DeadLetter]:
-    """One letter for all lines of one record that fell for the same reason in one view."""
+    """One letter for all lines of one record that fell for the same reason in one view.
+
+    None for canaries: nobody wants them back, and that they are missing is an alert.
+    """
     groups: dict[tuple[int, str, str, str], list[Condemned]] = {}
     for one in condemned:
+        if is_canary(one.placed.block.tenant):
+            continue
         key = (id(one.placed), one.view, one.reason.value, one.detail)
         groups.setdefault(key, []).append(one)
     for group in groups.values():

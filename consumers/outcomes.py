@@ -4,20 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+from consumers.canary import CanaryWatch, is_canary
 from consumers.flush import Flush
 from schemas.dead_letter import DeadLetter
 from telemetry.metrics import CONSUMED_POINTS, END_TO_END_SECONDS, tenant_label
 
 
-def count_settled(flush: Flush, now_ns: int, on_stored: Callable[[int, int], None] | None) -> None:
+def count_settled(
+    flush: Flush,
+    now_ns: int,
+    on_stored: Callable[[int, int], None] | None,
+    canary: CanaryWatch,
+) -> None:
     """Count a batch that every view has, and how long its blocks took from their receipt.
 
     A point that some view lacks is dead. on_stored gets received_ns and the stored points
-    of each block.
+    of each block. Canaries are no points: the watch alone hears of those that are stored.
     """
     dead = flush.dead_points()
     for placed in flush.batch.blocks:
         block, dead_points = placed.block, dead.get(placed, 0)
+        if is_canary(block.tenant):
+            if not dead_points:
+                canary.stored(block.received_ns, now_ns)
+            continue
         stored = max(0, block.points - dead_points)
         if dead_points:
             CONSUMED_POINTS.labels(tenant_label(block.tenant), "dead").inc(dead_points)

@@ -36,6 +36,11 @@ class Probed(Protocol):
         """What is wrong with the log; None if it answers."""
         ...
 
+    @property
+    def canary(self) -> str:
+        """Age and latency of the newest canary that was stored."""
+        ...
+
 
 class Probes:
     """Serves until closed, on a thread of its own; port 0 takes a free one.
@@ -43,7 +48,7 @@ class Probes:
     /livez: 503 once the loop has not got on for live_after_s seconds, so restart it.
     /readyz: 200 from the first poll until the drain; neither Kafka nor the store matter,
     since a worker without them waits, and a restart would not help.
-    /health: the state of both, 503 while points can't flow.
+    /health: the state of both, 503 while points can't flow; how the last canary fared.
     """
 
     def __init__(
@@ -119,7 +124,8 @@ class Probes:
             "store": worker.store_error or "ok",
         }
         well = set(found.values()) == {"ok"}
-        body = {"status": "ok" if well else "points can't flow", **found}
+        status = "ok" if well else "points can't flow"
+        body = {"status": status, **found, "canary": worker.canary}
         return 200 if well else 503, json.dumps(body)
 
 

@@ -15,7 +15,7 @@ from schemas.bounds import MAX_STEP
 from schemas.field_token import integer
 from schemas.line_protocol import Refused, encode, parse, split
 from schemas.precision import Precision
-from schemas.retention import DEFAULT_CLASS, STEP_CLASS
+from schemas.retention import DEFAULT_CLASS, EVENTS_CLASS, STEP_CLASS
 
 _NONFINITE = b"nonfinite"
 _MAX_STEP_DIGITS = len(str(MAX_STEP))
@@ -111,7 +111,7 @@ class StepsView:
 
     def target(self, retention_class: str) -> str | None:
         """The class of the step clock, for the two classes that have steps."""
-        return STEP_CLASS if retention_class in (DEFAULT_CLASS, "events") else None
+        return STEP_CLASS if retention_class in (DEFAULT_CLASS, EVENTS_CLASS) else None
 
     def precision(self, blocks: Sequence[Block]) -> Precision:
         """One step is one ms."""
@@ -122,7 +122,7 @@ class StepsView:
         """The lines at their step. Raises Refused for a step that is no step."""
         del precision  # always ms
         lines = block.lines
-        only = _NONFINITE if retention_class == "events" else None
+        only = _NONFINITE if retention_class == EVENTS_CLASS else None
         if b"step=" not in lines or (only is not None and only not in lines):
             return b""
         if only is None and not (block.multiline or b'"' in lines or b"\\" in lines):
@@ -133,7 +133,7 @@ class StepsView:
     def lines(self, block: Block, retention_class: str, precision: Precision) -> Iterator[ViewLine]:
         """The lines that have a step, also those whose step can't be used."""
         del precision  # always ms
-        only = _NONFINITE if retention_class == "events" else None
+        only = _NONFINITE if retention_class == EVENTS_CLASS else None
         for number, line in block_lines(block):
             try:
                 sent = self._any_line(line, only)

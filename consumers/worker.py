@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 
+from consumers.canary import CanaryWatch
 from consumers.dead_letters import DeadLetters, letters_of
 from consumers.destinations import Destination, Destinations
 from consumers.intake import take_in
@@ -75,6 +76,7 @@ class Worker:
             writer, park_after_s=settings.park_after_s, now=now, on_answer=self._got_on
         )
         self._tracker = OffsetTracker()
+        self._canary = CanaryWatch()
         self._lag = LagGauge(source, now)
         self._pauses = Pauses(source, max_bytes=settings.max_buffered_bytes)
         self._assigned: set[TopicPartition] = set()
@@ -94,6 +96,11 @@ class Worker:
     def log_error(self) -> str | None:
         """Why the log could not be asked for its end; None while it answers. Any thread."""
         return self._lag.error
+
+    @property
+    def canary(self) -> str:
+        """Age and latency of the newest canary that was stored. Any thread."""
+        return self._canary.described(self._now_ns())
 
     @property
     def draining(self) -> bool:
@@ -188,7 +195,7 @@ class Worker:
         self._dead_letters.write(letters_of(flush.condemned))
         for placed in flush.batch.blocks:
             self._tracker.settle(placed.partition, placed.offset)
-        count_settled(flush, self._now_ns(), self._on_stored)
+        count_settled(flush, self._now_ns(), self._on_stored, self._canary)
         destination.finish()
         self._destinations.forget_empty()
 

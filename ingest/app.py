@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import signal
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -21,6 +22,7 @@ from ingest import errors
 from ingest.auth import KeyStore
 from ingest.body import Bounds
 from ingest.byte_budget import ByteBudget
+from ingest.canary import Canary
 from ingest.circuit_breaker import CircuitBreaker
 from ingest.dry_run import DryRun
 from ingest.endpoint import Endpoint
@@ -122,6 +124,7 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
         Judge(max_bytes=max(_MAX_JUDGED_BYTES, 2 * settings.max_decompressed_bytes)),
         on.retention,
     )
+    canary = Canary(on.publisher, commits, on.retention, socket.gethostname())
     settlement = Settlement(on.progress, interval_s=on.look_every_s)
     lifecycle = Lifecycle()
 
@@ -141,6 +144,8 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
         ]
         if on.shared_buckets is not None:
             tasks.append(asyncio.create_task(limits.watch()))
+        if settings.canary_s:
+            tasks.append(asyncio.create_task(canary.run(settings.canary_s)))
         for task in tasks:
             task.add_done_callback(end_process_if_failed)
         ready = asyncio.create_task(first_probe.wait())
@@ -189,7 +194,7 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
     app.include_router(read_routes(on.keys, on.reader))
     ingest_classes = [c.name for c in on.retention.values() if c.kind is Kind.INGEST]
     app.include_router(receipt_routes(on.keys, settlement, ingest_classes))
-    app.include_router(probe_routes(lifecycle, breaker, on.ping_store, limits))
+    app.include_router(probe_routes(lifecycle, breaker, canary, on.ping_store, limits))
     return app
 
 

@@ -22,10 +22,8 @@ from ingest.write import count_accepted
 from schemas.admission import MAX_LISTED, Part, admit
 from schemas.metrics import EncodedRow, MetricsRow, encode_row
 from schemas.precision import Precision
-from schemas.retention import DEFAULT_CLASS
+from schemas.retention import DEFAULT_CLASS, EVENTS_CLASS
 from telemetry import metrics
-
-_EVENTS = "events"
 
 #: Rows of one request: judging one takes tens of microseconds, and {} is a row in three bytes.
 _MAX_ROWS = 100_000
@@ -107,9 +105,9 @@ class _Judged:
 
     def __init__(self, intake: Intake) -> None:
         self._stamp = intake.stamp
-        classes = [intake.route_class(name) for name in (DEFAULT_CLASS, _EVENTS)]
+        classes = [intake.route_class(name) for name in (DEFAULT_CLASS, EVENTS_CLASS)]
         self._rules = {c.name: intake.rules(c) for c in classes}
-        self._lines: dict[str, list[bytes]] = {DEFAULT_CLASS: [], _EVENTS: []}
+        self._lines: dict[str, list[bytes]] = {DEFAULT_CLASS: [], EVENTS_CLASS: []}
         self.accepted = 0
         self.stamped = 0
         self.rejected: list[dict[str, Any]] = []
@@ -149,7 +147,7 @@ class _Judged:
 
     def _admit(self, index: int, encoded: EncodedRow, suffix: bytes) -> bool:
         """Put the row's lines to the others, if the admission tier agrees with the encoder."""
-        lines = [(DEFAULT_CLASS, encoded.line), *((_EVENTS, e) for e in encoded.events)]
+        lines = [(DEFAULT_CLASS, encoded.line), *((EVENTS_CLASS, e) for e in encoded.events)]
         for name, line in lines:
             admission = admit(line + suffix, Precision.NS, self._rules[name], self._stamp)
             if admission.refused_total:

@@ -11,6 +11,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from ingest.canary import Canary
 from ingest.circuit_breaker import CircuitBreaker, State
 from ingest.tenant_limits import TenantLimits
 from schemas.store import StoreUnavailable
@@ -31,6 +32,7 @@ class Lifecycle:
 def probe_routes(
     lifecycle: Lifecycle,
     breaker: CircuitBreaker,
+    canary: Canary,
     ping_store: Callable[[], None] | None,
     limits: TenantLimits,
 ) -> APIRouter:
@@ -78,6 +80,9 @@ def probe_routes(
         ]
         if ping_store is not None:
             checks.append(await check_store(ping_store))
+        if canary.sent:
+            status = "pass" if canary.error is None else "fail"
+            checks.append({"name": "canary", "status": status, "message": canary.described()})
         if (state := limits.state) is not None:
             status = "pass" if limits.away is None else "fail"
             checks.append({"name": "limits", "status": status, "message": state})

@@ -150,6 +150,12 @@ class HttpSettings(CommonSettings):
         description="Seconds without a byte of a body, or with an answer that nobody reads, after "
         "which the connection is closed. Raise it for very slow links.",
     )
+    canary_s: float = Field(
+        default=5.0,
+        ge=0,
+        description="Seconds between two points of Stepclock's own, which show that the whole "
+        "chain is alive; 0 sends none. Raise it for many gateways.",
+    )
     drain_s: float = Field(
         default=10.0,
         gt=0,

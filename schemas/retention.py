@@ -20,6 +20,9 @@ _NAME = re.compile(r"[a-z][a-z0-9_]{0,62}")
 #: The class that InfluxQL and v1 writes mean when they name none.
 DEFAULT_CLASS = "raw"
 
+#: The class of what is no curve: lifecycle, strings, values that are no numbers.
+EVENTS_CLASS = "events"
+
 #: The class that holds the points of DEFAULT_CLASS again, with the step as their time.
 STEP_CLASS = "steps"
 
@@ -67,7 +70,7 @@ def parse(text: str) -> Mapping[str, RetentionClass]:
     if not isinstance(tables, dict) or set(document) != {"classes"}:
         raise InvalidRetention("expected tables [classes.<name>] and nothing else")
     classes = {name: _parse_class(name, table) for name, table in tables.items()}
-    for name, kind in ((DEFAULT_CLASS, Kind.INGEST), ("events", Kind.INGEST)):
+    for name, kind in ((DEFAULT_CLASS, Kind.INGEST), (EVENTS_CLASS, Kind.INGEST)):
         if name not in classes or classes[name].kind is not kind:
             raise InvalidRetention(f"class {name!r} must exist and be of kind {kind.value!r}")
     step = classes.get(STEP_CLASS)

@@ -75,6 +75,9 @@ ACK_SECONDS = Histogram(
 CIRCUIT_STATE = Gauge("stepclock_gateway_circuit_state", "Circuit breaker towards the log.")
 CIRCUIT_OPENED = Counter("stepclock_gateway_circuit_opened_total", "Times the breaker opened.")
 
+# Canaries by outcome: acknowledged, failed. They stop being acknowledged when the log is away.
+CANARIES = Counter("stepclock_gateway_canaries_total", "Canary points sent.", ["outcome"])
+
 # Token buckets held in memory; idle ones are evicted, full ones are cheap to forget.
 BUCKETS = Gauge("stepclock_gateway_rate_limit_buckets", "Token buckets in memory.")
 
@@ -121,6 +124,17 @@ END_TO_END_SECONDS = Histogram(
     "stepclock_consumer_end_to_end_seconds",
     "Time from receipt at the gateway to stored.",
     buckets=_LATENCY_S,
+)
+
+# The same for canaries, which count as nobody's points, and when the newest one that is stored
+# was sent (Unix time; 0: none yet). It falls behind when the chain stands still or is late.
+CANARY_SECONDS = Histogram(
+    "stepclock_consumer_canary_seconds",
+    "Time from sending a canary to stored.",
+    buckets=_LATENCY_S,
+)
+CANARY_SENT = Gauge(
+    "stepclock_consumer_canary_sent_timestamp_seconds", "When the newest stored canary was sent."
 )
 
 # Records between what is committed and the end of the partition. Growing: the store or the

@@ -106,6 +106,13 @@ def pipeline() -> Json:
                         "stepclock_consumer_end_to_end_seconds",
                         (0.5, 0.99),
                     ),
+                    _quantiles(
+                        "Canary",
+                        "Stepclock's own points, a few seconds apart, from a gateway to stored. "
+                        "They come whether clients send or not.",
+                        "stepclock_consumer_canary_seconds",
+                        (0.5, 0.99),
+                    ),
                     _lines(
                         "Writes by outcome",
                         "Anything but stored that keeps growing: see the runbook.",

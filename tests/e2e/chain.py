@@ -98,6 +98,7 @@ def chain(folder, kafka_bootstrap_servers, influx, *, namespace="stepclock", **s
         "STEPCLOCK_INFLUX_URL": influx.url,
         "STEPCLOCK_INFLUX_TOKEN": influx.token,
         "STEPCLOCK_INFLUX_ORG": influx.org,
+        "STEPCLOCK_CANARY_S": "0",  # tests count what is in the log
         **settings,
     }
     done = run_admin("provision", environment=environment)

@@ -1,6 +1,7 @@
 """`stepclock-server serve`: one process, killed and restarted."""
 
 import json
+import re
 import socket
 import time
 import urllib.request
@@ -23,6 +24,7 @@ def server(tmp_path):
     environment = {
         "STEPCLOCK_DATA_DIR": str(tmp_path),
         "STEPCLOCK_KEYS_FILE": str(tmp_path / "keys.toml"),
+        "STEPCLOCK_CANARY_S": "0.2",
     }
     running = service("serve", ["admin", "serve"], tmp_path, environment)
     running.key = key
@@ -43,6 +45,20 @@ def test_a_receipt_of_the_embedded_server_is_settled_and_stored(server):
     )
     with urllib.request.urlopen(ask, timeout=30) as answer:
         assert json.load(answer) == {"settled": True, "stored": True, "rejected": []}
+
+
+def test_canaries_go_through_the_embedded_server(server):
+    def stored():
+        metrics = get(server.url, "/metrics")
+        return float(
+            re.search(r"^stepclock_consumer_canary_seconds_count (.+)$", metrics, re.MULTILINE)[1]
+        )
+
+    assert eventually(lambda: stored() >= 2)
+    with closing(SqliteStore(server.data_dir / "store.db")) as store:
+        points = list(store.points("stepclock", "system", "_canary"))
+        assert store.experiments("stepclock") == []
+    assert {point.tags["partition"] for point in points} == {"0"}
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ class Worker:
     draining = False
     store_error = None
     log_error = None
+    canary = "sent 3.0 s ago, stored within 0.40 s"
 
 
 @pytest.fixture
@@ -68,6 +69,7 @@ def test_a_store_that_is_away_makes_health_fail_and_readiness_not(probes):
         "status": "points can't flow",
         "log": "ok",
         "store": "connection refused",
+        "canary": Worker.canary,
     }
 
 

@@ -59,7 +59,7 @@ class Gateway:
         path.write_text(dump([record, other, small, reader]))
         self.keys = KeyStore(path)
         self.app = create_app(
-            HttpSettings(**settings),
+            HttpSettings(**{"canary_s": 0} | settings),
             Dependencies(
                 self.log.publisher(),
                 self.log.progress("stepclock.dlq"),
