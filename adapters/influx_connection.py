@@ -10,7 +10,7 @@ from typing import Any
 
 from influxdb_client.client.influxdb_client import InfluxDBClient
 from influxdb_client.rest import ApiException
-from urllib3.exceptions import HTTPError, LocationValueError, SSLError
+from urllib3.exceptions import HTTPError, LocationValueError, ProtocolError, SSLError
 
 from schemas.store import (
     LinesRefused,
@@ -61,7 +61,10 @@ def translated() -> Iterator[None]:
         raise StoreMisconfigured(f"the URL of InfluxDB can't be used: {exc}") from exc
     except (HTTPError, UnicodeDecodeError) as exc:
         # The client decodes a body before it looks at the status.
-        raise StoreUnavailable(f"InfluxDB did not answer: {exc}") from exc
+        # A refused connection or a timeout says nothing of the lines; one that is lost may.
+        raise StoreUnavailable(
+            f"InfluxDB did not answer: {exc}", may_be_the_lines=isinstance(exc, ProtocolError)
+        ) from exc
 
 
 def store_error(status: int, message: bytes | str, retry_after: str | None) -> StoreError:
@@ -81,7 +84,11 @@ def store_error(status: int, message: bytes | str, retry_after: str | None) -> S
     if status == 413:
         return WriteTooLarge(said)
     if status in (408, 429) or status >= 500:
-        return StoreUnavailable(said, retry_after_s=_seconds(retry_after))
+        return StoreUnavailable(
+            said,
+            retry_after_s=_seconds(retry_after),
+            may_be_the_lines=status in (500, 502),  # 502: a proxy's word for a lost connection
+        )
     # 401, 403, 404, and what only something else than InfluxDB answers (3xx, 405, …).
     return StoreMisconfigured(said)
 

@@ -52,19 +52,24 @@ Until = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class LetterFilter:
-    """What is None does not matter. since is inclusive, until is not."""
+    """What is None does not matter. since is inclusive, until is not.
+
+    poison: whether lines that bring the store down are meant although the reason is not given.
+    """
 
     reason: Reason | None = None
     tenant: str | None = None
     namespace: str | None = None
     since: datetime | None = None
     until: datetime | None = None
+    poison: bool = True
 
     def __call__(self, one: FoundLetter) -> bool:
         """Whether this letter is meant."""
         letter = one.letter
         return (
             (self.reason is None or letter.reason is self.reason)
+            and (self.poison or self.reason is not None or letter.reason is not Reason.POISON)
             and (self.tenant is None or letter.tenant == self.tenant)
             and (self.namespace is None or letter.namespace == self.namespace)
             and (self.since is None or one.written >= self.since)

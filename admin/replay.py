@@ -137,12 +137,13 @@ def replay_command(
     First mend what refused them, or the lines: export, edit, replay --from. Every line is
     checked before anything is sent. A replay is remembered nowhere: the letters stay in the
     topic until it forgets them, and repeating a replay overwrites the same points. What is
-    refused again becomes a new dead letter: see `dlq list --since 5m`.
+    refused again becomes a new dead letter: see `dlq list --since 5m`. Lines that bring the store
+    down are left out unless --reason poison or --from asks for them.
     """
     log = choose(kafka, data_dir)
     replay = Replay(
         TopicLetters(log.reader()) if source is None else FileLetters(source),
-        LetterFilter(reason, tenant, namespace, since, until),
+        LetterFilter(reason, tenant, namespace, since, until, poison=source is not None),
         ingest_topics(),
         log.views,
     )

@@ -42,6 +42,10 @@ class Backoff:
         self._ready_at = self._now() + rest_s
         return rest_s
 
+    def rest_until(self, at: float) -> None:
+        """No try may start before `at`, although none has failed."""
+        self._ready_at = at
+
     def reset(self) -> None:
         """A try came through."""
         self._failures = 0

@@ -55,12 +55,24 @@ class Batch:
         """Where its blocks lie."""
         return {placed.partition for placed in self.blocks}
 
+    def part(self, blocks: Collection[PlacedBlock]) -> Batch:
+        """Take these blocks out; a batch of them."""
+        parted = Batch(self.namespace, self.retention_class, self.opened_at)
+        for placed in self.blocks:
+            if placed in blocks:
+                parted.add(placed)
+        self._keep([placed for placed in self.blocks if placed not in blocks])
+        return parted
+
     def drop(self, partitions: Collection[TopicPartition]) -> bool:
         """Take out the blocks of these partitions; True if there were any."""
         kept = [placed for placed in self.blocks if placed.partition not in partitions]
         if len(kept) == len(self.blocks):
             return False
-        self.blocks = kept
-        self.points = sum(placed.block.points for placed in kept)
-        self.size_bytes = sum(placed.size_bytes for placed in kept)
+        self._keep(kept)
         return True
+
+    def _keep(self, blocks: list[PlacedBlock]) -> None:
+        self.blocks = blocks
+        self.points = sum(placed.block.points for placed in blocks)
+        self.size_bytes = sum(placed.size_bytes for placed in blocks)

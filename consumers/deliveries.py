@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 
 from consumers.batch import PlacedBlock
+from consumers.isolate import TRIES
 from consumers.views import block_lines
 from schemas.block import Block
 from schemas.delivery import DeliveryRecord
@@ -20,6 +21,7 @@ class Deliveries:
 
     def __init__(self, lines: list[bytes]) -> None:
         self._todo = [lines] if lines else []
+        self._failures = 0
 
     @property
     def done(self) -> bool:
@@ -46,6 +48,13 @@ class Deliveries:
                 count = getattr(exc, "dropped", None) or 1
             self._todo.pop()
             DELIVERIES.labels(outcome).inc(count)
+
+    def fail(self) -> None:
+        """The last write failed, and the store is well: at the third time leave its lines."""
+        self._failures += 1
+        if self._failures == TRIES:
+            self._failures = 0
+            DELIVERIES.labels("refused").inc(len(self._todo.pop()))
 
     def give_up(self) -> None:
         """Leave what is left, counted."""

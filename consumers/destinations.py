@@ -18,12 +18,24 @@ class Destination:
     """The batches of one namespace and retention class, oldest first; the last one fills.
 
     The first one may be under way already: `flush` remembers how far it came. view: the one
-    view that is written; None writes every view.
+    view that is written; None writes every view. aside: for lines on trial, which hold up
+    nothing but the commit of what lies behind them.
     """
 
     def __init__(
-        self, namespace: str, retention_class: str, view: str | None, backoff: Backoff
+        self,
+        namespace: str,
+        retention_class: str,
+        view: str | None,
+        backoff: Backoff,
+        *,
+        now: Callable[[], float],
+        apart_s: float,
+        aside: bool = False,
     ) -> None:
+        self._now = now
+        self._apart_s = apart_s
+        self.aside = aside
         self.namespace = namespace
         self.retention_class = retention_class
         self.view = view
@@ -53,7 +65,7 @@ class Destination:
         """The first batch on its way, begun or gone on with."""
         if self.flush is None:
             wanted = [view for view in views if self.view is None or view.name == self.view]
-            self.flush = Flush(self.batches[0], wanted)
+            self.flush = Flush(self.batches[0], wanted, now=self._now, apart_s=self._apart_s)
         return self.flush
 
     def finish(self) -> None:
@@ -85,7 +97,7 @@ class Destinations:
     """All destinations that have something waiting, in the order of their last turn.
 
     What is replayed into one view has a destination of its own, so that lines that are still
-    refused hold up no others.
+    refused hold up no others. So have lines on trial.
     """
 
     def __init__(
@@ -94,7 +106,8 @@ class Destinations:
         self._settings = settings
         self._now = now
         self._rng = rng
-        self._destinations: dict[tuple[str, str, str | None], Destination] = {}
+        self._destinations: dict[tuple[str, str, str | None, int], Destination] = {}
+        self._asides = 0
 
     def __len__(self) -> int:
         return len(self._destinations)
@@ -109,17 +122,37 @@ class Destinations:
 
     def add(self, placed: PlacedBlock, retention_class: str, opened_at: float) -> None:
         """Put a block where it belongs."""
-        key = (placed.block.namespace, retention_class, placed.block.view)
-        destination = self._destinations.get(key)
+        name = (placed.block.namespace, retention_class, placed.block.view)
+        destination = self._destinations.get((*name, 0))
         if destination is None:
-            backoff = Backoff(
-                self._now,
-                self._rng,
-                base_s=self._settings.retry_base_s,
-                cap_s=self._settings.retry_cap_s,
-            )
-            destination = self._destinations[key] = Destination(*key, backoff)
+            destination = self._destinations[*name, 0] = self._opened(*name)
         destination.add(placed, self._settings, opened_at)
+
+    def set_aside(self, destination: Destination, flush: Flush) -> None:
+        """Give the lines that a flush leaves suspected a destination of their own."""
+        aside = flush.set_aside()
+        if aside is None:
+            return
+        self._asides += 1
+        name = (destination.namespace, destination.retention_class, destination.view)
+        apart = self._opened(*name, aside=True)
+        apart.batches.append(aside.batch)
+        apart.flush = aside
+        self._destinations[*name, self._asides] = apart
+
+    def _opened(
+        self, namespace: str, retention_class: str, view: str | None, *, aside: bool = False
+    ) -> Destination:
+        base_s, cap_s = self._settings.retry_base_s, self._settings.retry_cap_s
+        return Destination(
+            namespace,
+            retention_class,
+            view,
+            Backoff(self._now, self._rng, base_s=base_s, cap_s=cap_s),
+            now=self._now,
+            apart_s=self._settings.poison_apart_s,
+            aside=aside,
+        )
 
     def next_due_at(self) -> float:
         """When the earliest batch should be written; infinity if none waits."""
@@ -140,8 +173,8 @@ class Destinations:
                 batch.opened_at = float("-inf")
 
     def resting(self) -> set[TopicPartition]:
-        """Partitions with blocks for a destination that rests."""
-        return {p for d in self if d.backoff.resting for p in d.partitions()}
+        """Partitions with blocks for a destination that rests, trials left out."""
+        return {p for d in self if d.backoff.resting and not d.aside for p in d.partitions()}
 
     def forget_empty(self) -> None:
         """Remove destinations without batches: their number stays that of the busy ones."""

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from functools import partial
 
 from consumers.batch import Batch, PlacedBlock
 from consumers.deliveries import Deliveries, delivery_lines
 from consumers.isolate import Condemned, Isolation, Suspect
-from consumers.views import View, describe
+from consumers.trial import Trial
+from consumers.views import View, ViewLine, describe
 from schemas import delivery
 from schemas.dead_letter import Reason
 from schemas.line_protocol import Refused
 from schemas.log import TopicPartition
 from schemas.precision import Precision
-from schemas.store import LinesRefused, WriteTooLarge
+from schemas.store import LinesRefused, StoreUnavailable, WriteTooLarge
+
+#: A line by the block that holds it and its number there.
+_Place = tuple[PlacedBlock, int]
 
 #: (view, class written to, lines, precision) -> stored, or a StoreError
 Write = Callable[[str, str, bytes, Precision], None]
+
+#: Lines that were not stored for these reasons are not sent for another view either, once the
+#: store has failed on their batch.
+_HARMFUL = frozenset({Reason.MALFORMED, Reason.UNRESOLVED, Reason.POISON})
 
 
 class Flush:
@@ -25,13 +33,33 @@ class Flush:
 
     An error that `advance` lets through leaves it where it stands: calling again sends the
     same bytes. What the store will never take is gathered in `condemned`.
+
+    doubt: why the last write failed, where that may be the lines' doing; `blame` narrows them
+    down. Lines that remain suspected are held back from every view; `set_aside` parts them, to
+    be tried alone while everything else goes on. alone: lines of the batch, by block and
+    number, that stand such a trial; the other ones are stored. apart_s: seconds between tries.
     """
 
-    def __init__(self, batch: Batch, views: Sequence[View]) -> None:
+    def __init__(
+        self,
+        batch: Batch,
+        views: Sequence[View],
+        *,
+        now: Callable[[], float],
+        apart_s: float,
+        alone: Collection[_Place] | None = None,
+    ) -> None:
         self.batch = batch
         self.condemned: list[Condemned] = []
+        self.doubt: str | None = None
+        self.alone = alone
         self._views = list(views)
-        self._isolation: Isolation | None = None
+        self._all_views = tuple(views)
+        self._now = now
+        self._apart_s = apart_s
+        self._search: Isolation | Trial | None = None
+        self._held: set[_Place] = set()
+        self._verdicts: dict[_Place, tuple[Reason, str]] = {}
         #: Known once every view is written.
         self._deliveries: Deliveries | None = None
 
@@ -62,25 +90,62 @@ class Flush:
                 continue
             view = self._views[0]
             precision = view.precision([placed.block for placed in self.batch.blocks])
-            if self._isolation is None:
-                self._isolation = self._store_whole(view, target, precision, write)
-            if self._isolation is not None:
-                self._isolation.run(partial(_send, write, view.name, target, precision))
-                self.condemned += self._isolation.condemned
-                self._isolation = None
+            if self._search is None:
+                self._search = self._begin(view, target, precision, write)
+            if self._search is not None:
+                self._search.run(partial(_send, write, view.name, target, precision))
+                self._take_over(view, self._search)
+                self._search = None
             self._views.pop(0)
+
+    def blame(self) -> None:
+        """The store is well, so it is the lines on which the last write failed. Ends the doubt."""
+        detail, self.doubt = self.doubt or "", None
+        if not self._views:
+            assert self._deliveries is not None
+            self._deliveries.fail()
+            return
+        view = self._views[0]
+        if self._search is None:
+            error = StoreUnavailable(detail)
+            self._search = Isolation(view.name, self._suspects(view), error)
+        else:
+            self._search.fail(detail)
+
+    def set_aside(self) -> Flush | None:
+        """Part the blocks with lines that remain suspected; their own way on, if there are any."""
+        if not self._held:
+            return None
+        blocks = {placed for placed, _number in self._held}
+        aside = Flush(
+            self.batch.part(blocks),
+            self._all_views,
+            now=self._now,
+            apart_s=self._apart_s,
+            alone=self._held,
+        )
+        aside.condemned = [one for one in self.condemned if one.placed in blocks]
+        self.condemned = [one for one in self.condemned if one.placed not in blocks]
+        self._held = set()
+        return aside
 
     def park(self, detail: str) -> None:
         """Condemn the whole batch in the view that stands next, and go on behind it."""
         if not self._views:
             if self._deliveries is not None:
                 self._deliveries.give_up()
+            self.doubt = None
             return
         view = self._views.pop(0)
-        self._isolation = None
+        self._search = self.doubt = None
+        parked: list[tuple[PlacedBlock, ViewLine | None]]
+        if self.alone is None:
+            parked = [(placed, None) for placed in self.batch.blocks]
+        else:
+            parked = [(one.placed, one.line) for one in self._lines(view, self.alone)]
         self.condemned += [
-            Condemned(placed, None, view.name, Reason.MISCONFIGURED, detail)
-            for placed in self.batch.blocks
+            Condemned(placed, line, view.name, Reason.MISCONFIGURED, detail)
+            for placed, line in parked
         ]
 
     def dead_points(self) -> dict[PlacedBlock, int]:
@@ -103,9 +168,11 @@ class Flush:
 
     def _delivery_lines(self) -> list[bytes]:
         dead = self._dead_lines()
+        undecided = {placed for placed, _number in self._held}
         return [
             line
             for placed in self.batch.blocks
+            if placed not in undecided
             for line in delivery_lines(placed, dead.get(placed, set()))
         ]
 
@@ -115,8 +182,20 @@ class Flush:
         A search under way begins anew with the blocks that stay.
         """
         if self.batch.drop(partitions):
-            self._isolation = self._deliveries = None
+            self._search = self._deliveries = self.doubt = None
             self.condemned = [c for c in self.condemned if c.placed.partition not in partitions]
+            self._held = {place for place in self._held if place[0].partition not in partitions}
+
+    def _begin(
+        self, view: View, target: str, precision: Precision, write: Write
+    ) -> Isolation | Trial | None:
+        """Write everything at once; the way on if that was refused, or is not to be done."""
+        if self.alone is not None:
+            suspects = self._suspects(view)
+            return Trial(view.name, suspects, now=self._now, apart_s=self._apart_s)
+        if self._held or self._verdicts:
+            return Isolation(view.name, self._suspects(view), None)
+        return self._store_whole(view, target, precision, write)
 
     def _store_whole(
         self, view: View, target: str, precision: Precision, write: Write
@@ -138,12 +217,39 @@ class Flush:
             error = exc
         else:
             return None
-        suspects = [
-            Suspect(placed, line)
-            for placed in self.batch.blocks
-            for line in view.lines(placed.block, retention_class, precision)
+        return Isolation(view.name, self._suspects(view), error)
+
+    def _suspects(self, view: View) -> list[Suspect]:
+        """The lines to store in a view: those on trial, or all but those that are held back.
+
+        Lines that did harm in an earlier view are never sent.
+        """
+        return [
+            one
+            for one in self._lines(view, self.alone)
+            if (one.placed, one.line.number) not in self._verdicts
+            and (one.placed, one.line.number) not in self._held
         ]
-        return Isolation(view.name, suspects, error)
+
+    def _lines(self, view: View, places: Collection[_Place] | None) -> Iterator[Suspect]:
+        """The lines that a view shows, all or those that lie in these places."""
+        precision = view.precision([placed.block for placed in self.batch.blocks])
+        for placed in self.batch.blocks:
+            for line in view.lines(placed.block, self.batch.retention_class, precision):
+                if places is None or (placed, line.number) in places:
+                    yield Suspect(placed, line)
+
+    def _take_over(self, view: View, search: Isolation | Trial) -> None:
+        """What a search came to; what did harm, or may have, falls in later views too."""
+        self.condemned += search.condemned
+        for harmful in self._lines(view, self._verdicts) if self._verdicts else ():
+            verdict = self._verdicts[harmful.placed, harmful.line.number]
+            self.condemned.append(Condemned(harmful.placed, harmful.line, view.name, *verdict))
+        self._held |= {(held.placed, held.line.number) for held in search.held}
+        if search.failures:
+            for one in search.condemned:
+                if one.line is not None and one.reason in _HARMFUL:
+                    self._verdicts[one.placed, one.line.number] = (one.reason, one.detail)
 
 
 def _send(write: Write, view: str, target: str, precision: Precision, lines: bytes) -> None:

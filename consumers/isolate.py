@@ -9,10 +9,18 @@ from consumers.batch import PlacedBlock
 from consumers.views import ViewLine, describe
 from schemas.dead_letter import Reason
 from schemas.line_protocol import Refused, parse
-from schemas.store import LinesRefused, WriteTooLarge
+from schemas.store import LinesRefused, StoreUnavailable, WriteTooLarge
 
 #: Probe writes for one batch in one view. One bad line among 5,000 needs at most 25.
 MAX_PROBES = 64
+
+#: Failures of a line alone, between canaries that passed, that condemn it as poison.
+TRIES = 3
+
+#: Writes of one batch in one view on which a store that is well may fail, or die, all told: the
+#: tries of each suspected line alone are set apart beforehand. One poisonous line among 5,000
+#: needs at most 18: 2 of the whole batch, 13 of ever smaller parts, TRIES alone. Two need 34.
+MAX_FAILURES = 40
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +52,10 @@ class _Range:
     lines: list[Suspect]
     #: The store has refused a write that held these lines, and the exact parser takes them.
     suspect: bool
+    #: The store has failed on a write that held these lines, while it took others.
+    doubted: bool = False
+    #: Half of a doubted range: if it passes, the range below it on the stack holds the culprit.
+    left: bool = False
 
 
 class Isolation:
@@ -54,17 +66,27 @@ class Isolation:
     says that all lines sent were dropped ends a search early. When the probes are spent,
     what is undecided is condemned as unresolved. A write that is too large is halved
     without using up probes, since each half stores something or gets smaller.
+
+    A store may also fail on a line instead of refusing it (`fail`). Once may be chance, so the
+    same is sent again, less what the exact parser refuses; then it is halved as well. A right
+    half is not sent whole if the left one passed: it holds the culprit. A suspected line that
+    is alone is `held`, neither stored nor condemned. When MAX_FAILURES are reached, what is
+    undecided is condemned as unresolved.
     """
 
     def __init__(
         self,
         view: str,
         lines: Iterable[Suspect],
-        error: LinesRefused | WriteTooLarge,
+        error: LinesRefused | WriteTooLarge | StoreUnavailable | None,
         *,
         max_probes: int = MAX_PROBES,
     ) -> None:
+        """error: what became of all lines in one write; None if none was tried."""
         self.condemned: list[Condemned] = []
+        self.held: list[Suspect] = []
+        #: Writes on which the store failed while it was well.
+        self.failures = 0
         self._view = view
         self._probes_left = max_probes
         self._last_refusal = str(error)
@@ -75,23 +97,34 @@ class Isolation:
                 sendable.append(suspect)
             else:
                 self._condemn([suspect], Reason.MALFORMED, suspect.line.refused)
-        if sendable and self.condemned:
+        if not sendable:
+            return
+        whole = _Range(sendable, suspect=False)
+        if self.condemned or error is None:
             # What was refused, if anything was sent at all, is not what is left now.
-            self._todo.append(_Range(sendable, suspect=False))
-        elif sendable:
-            self._answered(_Range(sendable, suspect=False), error)
+            self._todo.append(whole)
+        elif isinstance(error, StoreUnavailable):
+            self._todo.append(whole)
+            self.fail(str(error))
+        else:
+            self._answered(whole, error)
 
     def run(self, write: Callable[[bytes], None]) -> None:
-        """Go on until every line is stored or condemned.
+        """Go on until every line is stored, condemned or held.
 
         What write raises, other than LinesRefused and WriteTooLarge, passes through; the
-        next call goes on with the same bytes.
+        next call goes on with the same bytes, unless `fail` came between.
         """
         while self._todo:
             current = self._todo[-1]
             if current.suspect and self._probes_left == 0:
                 self._todo.pop()
                 detail = f"not decided within the probe writes; last: {self._last_refusal}"
+                self._condemn(current.lines, Reason.UNRESOLVED, detail)
+                continue
+            if self.failures + 1 + TRIES * (len(self.held) + 1) > MAX_FAILURES:
+                self._todo.pop()
+                detail = f"not decided when the store had failed {self.failures} times"
                 self._condemn(current.lines, Reason.UNRESOLVED, detail)
                 continue
             try:
@@ -105,6 +138,31 @@ class Isolation:
                 self._todo.pop()
                 if current.suspect:
                     self._probes_left -= 1
+                if current.left:
+                    self._narrow(self._todo.pop())
+
+    def fail(self, detail: str) -> None:
+        """The last write of `run` failed, and the store is well: it is the lines."""
+        current = self._todo.pop()
+        self.failures += 1
+        self._last_refusal = detail
+        if current.doubted or current.suspect:
+            self._narrow(current)
+            return
+        lines = self._parseable(current.lines)
+        if lines:
+            self._todo.append(
+                _Range(lines, suspect=False, doubted=len(lines) == len(current.lines))
+            )
+
+    def _narrow(self, doubted: _Range) -> None:
+        """Halve what holds a culprit, or hold it if it is alone."""
+        lines, middle = doubted.lines, len(doubted.lines) // 2
+        if middle == 0:
+            self.held += lines
+            return
+        for half, left in ((lines[middle:], False), (lines[:middle], True)):
+            self._todo.append(_Range(half, suspect=doubted.suspect, doubted=True, left=left))
 
     def _answered(self, refused: _Range, error: LinesRefused | WriteTooLarge) -> None:
         """Put what follows from a refusal on the stack, the left half on top."""

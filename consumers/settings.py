@@ -54,6 +54,12 @@ class WorkerSettings(CommonSettings):
         description="Seconds of 401, 403 or 404 after which a namespace's blocks go to the dead "
         "letters so that others go on; default 60. Raise it if tokens are rotated slowly.",
     )
+    poison_apart_s: float = Field(
+        default=60.0,
+        ge=0,
+        description="Seconds between two of the three tries of a line on which the store seems to "
+        "die; default 60. Raise it for a store that takes minutes to start.",
+    )
     drain_s: float = Field(
         default=10.0,
         ge=0,

@@ -1,7 +1,8 @@
 """What the store's answers mean: the one table from its errors to what the worker does.
 
 stored              on to the next view
-StoreUnavailable    outcome unknown: rest, then the same bytes again
+StoreUnavailable    outcome unknown: rest, then the same bytes again; but if the lines may be
+                    to blame and a canary passes: narrow them down within the batch's Flush
 WriteTooLarge       halve                       } within the batch's Flush
 LinesRefused        find the culprit            }
 StoreMisconfigured  rest; after a minute dead-letter the batch and go on behind it
@@ -18,6 +19,8 @@ from functools import partial
 from consumers.destinations import Destination
 from consumers.flush import Flush
 from consumers.misconfigured import Misconfigured
+from consumers.trial import NotYet
+from schemas.canary import worker_line
 from schemas.precision import Precision
 from schemas.store import (
     LinesRefused,
@@ -26,7 +29,7 @@ from schemas.store import (
     StoreUnavailable,
     WriteTooLarge,
 )
-from telemetry.metrics import WRITE_SECONDS, WRITES
+from telemetry.metrics import SUSPECTED_WRITES, WRITE_SECONDS, WRITES
 
 _log = logging.getLogger(__name__)
 
@@ -48,11 +51,13 @@ class Storer:
         *,
         park_after_s: float,
         now: Callable[[], float] = time.monotonic,
+        now_ns: Callable[[], int] = time.time_ns,
         on_answer: Callable[[], None] = lambda: None,
     ) -> None:
         self._writer = writer
         self._misconfigured = Misconfigured(now, park_after_s=park_after_s)
         self._now = now
+        self._now_ns = now_ns
         self._on_answer = on_answer
         self._until = float("inf")
         self.error: str | None = None
@@ -67,8 +72,16 @@ class Storer:
         self._until = float("inf")  # the first write always starts, so every call gets on
         while (target := flush.target()) is not None:
             try:
-                flush.advance(partial(self._write, destination, until))
+                if flush.doubt is not None or flush.alone is not None:
+                    self._ask_canary(namespace, target)
+                    destination.backoff.reset()
+                if flush.doubt is not None:
+                    self._blame(destination, target, flush)
+                flush.advance(partial(self._write, destination, flush, until))
             except _OutOfTime:
+                return False
+            except NotYet as exc:
+                destination.backoff.rest_until(exc.due_at)
                 return False
             except StoreUnavailable as exc:
                 rest_s = destination.backoff.fail(exc.retry_after_s)
@@ -102,20 +115,56 @@ class Storer:
     def _write(
         self,
         destination: Destination,
+        flush: Flush,
         until: float,
         view: str,
         target: str,
         lines: bytes,
         precision: Precision,
     ) -> None:
-        """One write, measured and counted. Raises _OutOfTime instead of starting it too late."""
-        outcome = "failed"
-        started = self._now()
-        if started >= self._until:
+        """One write of a batch. Raises _OutOfTime instead of starting it too late."""
+        if self._now() >= self._until:
             raise _OutOfTime
         self._until = until
         try:
-            self._writer.write(destination.namespace, target, lines, precision)
+            self._send(view, destination.namespace, target, lines, precision)
+        except StoreUnavailable as exc:
+            if exc.may_be_the_lines:
+                flush.doubt = str(exc)
+            raise
+        destination.backoff.reset()
+
+    def _ask_canary(self, namespace: str, target: str) -> None:
+        """Return if the bucket takes a line that is known to be good.
+
+        Raises StoreUnavailable or StoreMisconfigured otherwise: then it is not the lines.
+        """
+        line = worker_line(self._now_ns())
+        try:
+            self._send("canary", namespace, target, line, Precision.NS)
+        except (LinesRefused, WriteTooLarge) as exc:
+            raise StoreUnavailable(f"the store refuses a line that is good: {exc}") from exc
+
+    def _blame(self, destination: Destination, target: str, flush: Flush) -> None:
+        SUSPECTED_WRITES.inc()
+        _log.warning(
+            "bucket %s/%s takes a canary and failed on a batch of %d blocks, so a line of it is "
+            "suspected; looking for it: %s",
+            destination.namespace,
+            target,
+            len(flush.batch.blocks),
+            flush.doubt,
+        )
+        flush.blame()
+
+    def _send(
+        self, view: str, namespace: str, target: str, lines: bytes, precision: Precision
+    ) -> None:
+        """One write, measured and counted."""
+        outcome = "failed"
+        started = self._now()
+        try:
+            self._writer.write(namespace, target, lines, precision)
         except StoreUnavailable:
             outcome = "unavailable"
             raise
@@ -131,8 +180,7 @@ class Storer:
         else:
             outcome = "stored"
             self.error = None
-            destination.backoff.reset()
-            self._misconfigured.clear(destination.namespace, target)
+            self._misconfigured.clear(namespace, target)
         finally:
             WRITES.labels(view, outcome).inc()
             WRITE_SECONDS.labels(view).observe(self._now() - started)

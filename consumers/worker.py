@@ -73,7 +73,11 @@ class Worker:
         rng = rng or random.Random()  # noqa: S311  # spreads retries, guards no secret
         self._destinations = Destinations(settings, now, rng)
         self._storer = Storer(
-            writer, park_after_s=settings.park_after_s, now=now, on_answer=self._got_on
+            writer,
+            park_after_s=settings.park_after_s,
+            now=now,
+            now_ns=now_ns,
+            on_answer=self._got_on,
         )
         self._tracker = OffsetTracker()
         self._canary = CanaryWatch()
@@ -192,6 +196,7 @@ class Worker:
         flush = destination.begin(self._views)
         if not self._storer.store(destination, flush, until):
             return
+        self._destinations.set_aside(destination, flush)
         self._dead_letters.write(letters_of(flush.condemned))
         for placed in flush.batch.blocks:
             self._tracker.settle(placed.partition, placed.offset)

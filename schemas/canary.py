@@ -36,3 +36,11 @@ def gateway_line(gateway: str, partition: int, time_ns: int) -> bytes:
     """
     tags = ((b"from", b"gateway"), (b"partition", b"%d" % partition))
     return encode(Line(MEASUREMENT, tags, ((b"gateway", encode_string(gateway)),), time_ns))
+
+
+def worker_line(time_ns: int) -> bytes:
+    """What a worker writes beside a batch on which the store fails, to tell whose fault it is.
+
+    A store that takes anything takes it.
+    """
+    return encode(Line(MEASUREMENT, ((b"from", b"worker"),), ((b"alive", b"1"),), time_ns))

@@ -18,6 +18,7 @@ class Reason(StrEnum):
     UNRESOLVED = "unresolved"  # the probe budget ran out before the culprit was found
     MISCONFIGURED = "misconfigured"  # token, organisation or bucket wrong for over a minute
     UNKNOWN_BLOCK = "unknown_block"  # a block version this release can't read
+    POISON = "poison"  # each write of this line fails, or brings the store down
     TOO_LARGE = "too_large"  # one line that the store won't take for its size
 
 

@@ -19,10 +19,21 @@ class StoreError(Exception):
 
 
 class StoreUnavailable(StoreError):
-    """Outcome unknown (5xx, 429, timeout, lost connection): write the same bytes again later."""
+    """Outcome unknown (5xx, 429, timeout, lost connection): write the same bytes again later.
 
-    def __init__(self, message: str, *, retry_after_s: float | None = None) -> None:
+    `may_be_the_lines`: a 500, or a connection that was lost within the request. Some lines make
+    a store fail so, or die; a line that is known to be good tells them from a store that is ill.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        retry_after_s: float | None = None,
+        may_be_the_lines: bool = False,
+    ) -> None:
         super().__init__(message)
+        self.may_be_the_lines = may_be_the_lines
         #: The store's own Retry-After in seconds, where it sent one.
         self.retry_after_s = retry_after_s
 

@@ -107,9 +107,14 @@ CONSUMED_POINTS = Counter(
 # are), misconfigured (the bucket of class events is not there). The points are settled anyway.
 DELIVERIES = Counter("stepclock_consumer_deliveries_total", "Delivery lines.", ["outcome"])
 
-# Writes to the store by view and outcome: stored, unavailable, refused, too_large,
-# misconfigured. Anything but stored that keeps growing needs a look at the runbook.
+# Writes to the store by view (wall, steps, canary) and outcome: stored, unavailable, refused,
+# too_large, misconfigured. Anything but stored that keeps growing needs a look at the runbook.
 WRITES = Counter("stepclock_consumer_writes_total", "Writes to the store.", ["view", "outcome"])
+# Writes on which the store failed although it took a line known to be good just after. Each may
+# have brought it down: a line that it can't bear is in the log, and being searched for.
+SUSPECTED_WRITES = Counter(
+    "stepclock_consumer_suspected_writes_total", "Writes that failed on a store that is well."
+)
 WRITE_SECONDS = Histogram(
     "stepclock_consumer_write_seconds", "Time of one write.", ["view"], buckets=_LATENCY_S
 )

@@ -165,11 +165,11 @@ def runs_by_step(namespace: str = DEFAULT_NAMESPACE) -> Json:
             ),
         ],
         variables=[
-            # The class steps also holds nonfinite, which is no experiment.
+            # The class steps also holds nonfinite, and perhaps a canary: no experiments.
             _variable(
                 "experiment",
                 f'SHOW MEASUREMENTS ON "{namespace}"."steps"',
-                regex="/^(?!nonfinite$).*$/",
+                regex="/^(?!nonfinite$|_).*$/",
             ),
             _variable(
                 "run",

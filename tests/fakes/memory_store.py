@@ -69,6 +69,8 @@ class MemoryStore:
     - `away`: every write and ping raises StoreUnavailable.
     - `missing`: buckets (namespace, class) that are not there: StoreMisconfigured.
     - `max_bytes`: larger writes raise WriteTooLarge.
+    - `dies_of`: a write with a line for which it is true fails as if the store had died of it;
+      so do the next `restart_writes` writes, whatever they hold. `deaths` counts.
     - `refuse`: lines for which it returns a reason are dropped (422), the others stored.
 
     `writes` lists every call in order.
@@ -80,6 +82,10 @@ class MemoryStore:
         self.missing: set[tuple[str, str]] = set()
         self.max_bytes: int | None = None
         self.refuse: Callable[[bytes], str | None] = lambda _line: None
+        self.dies_of: Callable[[bytes], bool] = lambda _line: False
+        self.restart_writes = 0
+        self.deaths = 0
+        self._restarting = 0
         self.writes: list[Write] = []
         self.closed = False
         self._lock = threading.RLock()
@@ -99,6 +105,13 @@ class MemoryStore:
         with self._lock:
             if self.away:
                 raise StoreUnavailable("the memory store is away")
+            if self._restarting:
+                self._restarting -= 1
+                raise StoreUnavailable("the memory store restarts")
+            if any(self.dies_of(line) for line in lines.split(b"\n")):
+                self.deaths += 1
+                self._restarting = self.restart_writes
+                raise StoreUnavailable("connection lost", may_be_the_lines=True)
             if fault.error is None or fault.stored:
                 self._write(namespace, retention_class, lines, precision)
             if fault.error is not None:

@@ -14,6 +14,7 @@ from schemas.line_protocol import field_value, parse
 from schemas.log import TopicPartition
 from schemas.precision import Precision
 from schemas.store import LinesRefused, StoredPoint, StoreUnavailable, WriteTooLarge
+from telemetry import metrics
 from tests.fakes.memory_store import Fault
 from tests.fakes.worker_rig import RAW, Rig, line
 
@@ -154,6 +155,30 @@ def test_deliveries_that_the_store_refuses_hold_nothing_up(error):
     rig.settle()
     assert [record.sequence for record in recorded(rig)] == [1, 2, 3]
     assert rig.letters() == []
+
+
+def test_what_a_request_came_to_is_recorded_after_the_verdict_on_its_last_line():
+    rig = Rig(poison_apart_s=60.0)
+    rig.store.dies_of = lambda text: b"run=bad" in text and b"resnet" in text
+    send(rig, Request(range(4), 0, bad=1))
+    send(rig, Request(range(10, 13), 1))
+    rig.turn_until(lambda: len(rig.store.content("stepclock", "events")) == 1)
+    [other] = recorded(rig)
+    assert (other.sequence, other.lines, other.dead) == (1, 3, 0)
+    rig.settle()
+    [found] = [one for one in recorded(rig) if one.sequence == 0]
+    assert (found.lines, found.dead) == (4, 1)
+
+
+def test_deliveries_on_which_the_store_fails_hold_nothing_up():
+    rig = Rig()
+    rig.store.dies_of = lambda text: text.startswith(b"delivery")
+    before = metrics.DELIVERIES.labels("refused")._value.get()
+    send(rig, Request(range(3), 0))
+    rig.settle()
+    assert len(rig.store.content("stepclock", "raw")) == 3
+    assert rig.store.deaths == 3
+    assert metrics.DELIVERIES.labels("refused")._value.get() == before + 1
 
 
 def test_a_missing_bucket_for_deliveries_parks_no_points():

@@ -192,12 +192,27 @@ def test_a_failed_write_is_not_repeated_here(server: Server, writer: InfluxWrite
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize(
+    ("status", "suspicious"),
+    [(500, True), (502, True), (408, False), (429, False), (503, False), (504, False)],
+)
+def test_only_a_500_and_a_proxys_word_for_a_lost_connection_may_be_the_lines_doing(
+    server: Server, writer: InfluxWriter, status: int, suspicious: bool
+) -> None:
+    server.answer(status, "…")
+    error = error_of(writer)
+    assert isinstance(error, StoreUnavailable)
+    assert error.may_be_the_lines is suspicious
+
+
 def test_a_refused_connection_is_unavailable() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
     writer = InfluxWriter(f"http://127.0.0.1:{port}", "t", "o")
-    assert isinstance(error_of(writer), StoreUnavailable)
+    error = error_of(writer)
+    assert isinstance(error, StoreUnavailable)
+    assert error.may_be_the_lines is False
     with pytest.raises(StoreUnavailable):
         writer.ping()
     writer.close()
@@ -208,7 +223,9 @@ def test_silence_is_unavailable_after_the_timeout() -> None:
         writer = InfluxWriter(
             f"http://127.0.0.1:{silent.getsockname()[1]}", "t", "o", timeout_s=0.2
         )
-        assert isinstance(error_of(writer), StoreUnavailable)
+        error = error_of(writer)
+        assert isinstance(error, StoreUnavailable)
+        assert error.may_be_the_lines is False
         writer.close()
 
 
@@ -223,7 +240,9 @@ def test_a_connection_that_is_cut_is_unavailable() -> None:
         thread = threading.Thread(target=hang_up)
         thread.start()
         writer = InfluxWriter(f"http://127.0.0.1:{listener.getsockname()[1]}", "t", "o")
-        assert isinstance(error_of(writer), StoreUnavailable)
+        error = error_of(writer)
+        assert isinstance(error, StoreUnavailable)
+        assert error.may_be_the_lines is True
         writer.close()
         thread.join()
 

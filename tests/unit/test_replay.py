@@ -402,6 +402,20 @@ def test_export_and_replay_from_the_file_give_the_same_lines(data_dir, tmp_path)
     assert [block.lines for block in replayed(data_dir)] == [LETTER.lines]
 
 
+def test_what_brings_the_store_down_is_replayed_only_if_asked_for(data_dir, tmp_path):
+    publisher = SqlitePublisher(SqliteLog(log_path(data_dir), [*TOPICS, DEAD_LETTER_TOPIC]))
+    poison = replace(LETTER, lines=b"m,run=deadly f=1 7", reason=Reason.POISON)
+    publisher.send(DEAD_LETTER_TOPIC, 0, poison.lines, letter_headers(poison)).result(5)
+    publisher.close(5)
+    assert dlq("replay", "--yes", "--tenant", "vision").exit_code == 0
+    assert [block.lines for block in replayed(data_dir)] == [LETTER.lines]
+    assert dlq("replay", "--yes", "--reason", "poison").exit_code == 0
+    path = tmp_path / "mended.jsonl"
+    assert dlq("export", "--to", path, "--reason", "poison").exit_code == 0
+    assert dlq("replay", "--yes", "--from", path).exit_code == 0
+    assert [block.lines for block in replayed(data_dir)][1:] == [poison.lines] * 2
+
+
 @pytest.mark.usefixtures("data_dir")
 def test_export_filters_by_time_and_prints_without_a_file():
     for options, count in (

@@ -33,7 +33,11 @@ class Simulation:
             retry_cap_s=2.0,
             park_after_s=self.rng.choice([5.0, 60.0]),
             drain_s=self.rng.choice([0.0, 1.0, 10.0]),
+            poison_apart_s=self.rng.choice([0.0, 5.0, 60.0]),
         )
+        self.rig.store.dies_of = lambda text: b"run=deadly" in text
+        self.rig.store.restart_writes = self.rng.choice([0, 1, 4])
+        self.poison = self.rng.choice([0.0, 0.01, 0.1])
         self.rig.store.refuse = lambda text: "no" if b"run=bad" in text else None
         self.workers = [(self.rig.worker, self.rig.source), self.rig.start(max_poll_records=3)]
         self.sent = {namespace: [] for namespace in NAMESPACES}
@@ -46,7 +50,9 @@ class Simulation:
         rows = []
         for _ in range(self.rng.randint(1, 8)):
             self.step += 1
-            run = "bad" if self.rng.random() < 0.05 else self.rng.choice("ab")
+            roll = self.rng.random()
+            run = "bad" if roll < 0.05 else self.rng.choice("ab")
+            run = "deadly" if roll > 1 - self.poison else run
             # Whole seconds, so that each precision can say them.
             rows.append((run, self.step, 1_700_000_000 + self.step))
         self.sent[namespace] += rows
@@ -65,6 +71,7 @@ class Simulation:
             [
                 lambda: store.faults.append(Fault(StoreUnavailable("500"), stored=True)),
                 lambda: store.faults.append(Fault(StoreUnavailable("500"))),
+                lambda: store.faults.append(Fault(StoreUnavailable("500", may_be_the_lines=True))),
                 lambda: store.faults.append(Fault(WriteTooLarge("413"))),
                 lambda: store.faults.append(Fault(before=lambda: self.rig.clock.advance(3))),
                 lambda: store.faults.append(Fault(Crash(), stored=rng.random() < 0.5)),
@@ -100,7 +107,7 @@ class Simulation:
     def finish(self):
         """With everything well again, all is committed, and nothing is missing."""
         self.heal()
-        for _ in range(3000):
+        for _ in range(10_000):
             if not self.rig.uncommitted():
                 break
             self.turn(0)
@@ -124,14 +131,14 @@ class Simulation:
                         key = (("resnet", (("host", "n1"), ("run", run))), s * 10**9)
                     else:
                         key = (("resnet", (("run", run),)), step * 10**6)
-                    if run == "bad":
+                    if run in ("bad", "deadly"):
                         assert key not in stored
                         assert (view, namespace, text) in dead
                     elif key in stored:
                         assert stored[key] == {"loss": 0.5, "step": step}
                     else:
                         assert (view, namespace, text) in dead, f"lost in {view}: {text}"
-                assert len(stored) <= len(rows)
+                assert sum(series[0] != "_canary" for series, _time_ns in stored) <= len(rows)
 
     @staticmethod
     def lines_in_ns(letter):
@@ -158,7 +165,10 @@ def test_no_point_is_lost_whatever_happens(seed):
         Reason.MISCONFIGURED,
         Reason.TOO_LARGE,
         Reason.UNRESOLVED,
+        Reason.POISON,
     }
+    deadly = sum(run == "deadly" for rows in simulation.sent.values() for run, _, _ in rows)
+    assert bool(deadly) >= bool(simulation.rig.store.deaths)
 
 
 class Mortal:
