@@ -81,6 +81,9 @@ def consumer(
     probe_port: Annotated[
         int | None, typer.Option(help="Port of probes and metrics (STEPCLOCK_PROBE_PORT).")
     ] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="Workers in this process (STEPCLOCK_THREADS).")
+    ] = None,
     accept_loss: Annotated[
         bool | None,
         typer.Option(
@@ -90,10 +93,12 @@ def consumer(
         ),
     ] = None,
 ) -> None:
-    """Run a consumer worker: batches from Kafka into InfluxDB. Start more to scale."""
+    """Run consumer workers: batches from Kafka into InfluxDB. Start more processes to scale."""
     from consumers.__main__ import run  # noqa: PLC0415 - each command loads only what it runs
 
-    settings = _settings(ConsumerSettings, probe_port=probe_port, accept_loss=accept_loss)
+    settings = _settings(
+        ConsumerSettings, probe_port=probe_port, threads=threads, accept_loss=accept_loss
+    )
     raise typer.Exit(_run(lambda: run(settings)))
 
 

@@ -1,4 +1,4 @@
-"""One worker process between Kafka and InfluxDB: ``python -m consumers``."""
+"""One process of workers between Kafka and InfluxDB: ``python -m consumers``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ from adapters.influx import InfluxWriter
 from adapters.kafka import KafkaPublisher, KafkaSource
 from adapters.retention import load_retention
 from consumers.dead_letters import DeadLetters
-from consumers.errors import ConsumerStopped, LossAccepted
+from consumers.errors import ConsumerStopped
 from consumers.probes import Probes
 from consumers.settings import ConsumerSettings
+from consumers.team import Team
 from consumers.views import StepsView, WallView
 from consumers.worker import Worker
 from schemas.log import LogUnavailable, RecordRefused
@@ -27,11 +28,14 @@ _log = logging.getLogger(__name__)
 
 _PROBE_S = 2.0
 
+#: Compressed bytes that the sources of one process fetch ahead, all together.
+_FETCH_BYTES = 8 * 1024 * 1024
+
 
 def run(settings: ConsumerSettings, stop: threading.Event | None = None) -> int:
     """Work until SIGTERM or SIGINT, or until stop is set.
 
-    0 after the drain, 130 if it was SIGINT, 1 if the worker had to stop.
+    0 after the drain, 130 if it was SIGINT, 1 if a worker had to stop.
 
     Signals are handled only if no stop is given. Kafka or InfluxDB may be away at the start
     and later: the worker waits for them.
@@ -63,46 +67,61 @@ def work(
 ) -> None:
     """Work until stop is set, then drain. Raises ConsumerStopped, which says what to do.
 
-    on_stored(received_ns, points) is called for each block once it is stored.
+    on_stored(received_ns, points) is called for each block once it is stored, on the thread of
+    the worker that stored it. stop is set here too when a worker fails.
     """
     classes = load_retention(settings.retention_file).values()
     topics = [topic_of(c.name) for c in classes if c.kind is Kind.INGEST]
-    probes = Probes(settings.probe_host, settings.probe_port, live_after_s=settings.live_after_s)
-    publisher = KafkaPublisher(settings.kafka, topics=[DEAD_LETTER_TOPIC])
-    writer = InfluxWriter(
-        settings.influx_url,
-        settings.influx_token.get_secret_value(),
-        settings.influx_org,
-        timeout_s=settings.influx_timeout_s,
-        ca_file=settings.influx_tls_ca_file,
+    probes = Probes(
+        settings.probe_host,
+        settings.probe_port,
+        live_after_s=settings.live_after_s,
+        workers=settings.threads,
     )
+    publisher = KafkaPublisher(settings.kafka, topics=[DEAD_LETTER_TOPIC])
+    share = settings.share_of_a_thread()
+
+    def make(number: int) -> tuple[Worker, Callable[[], None]]:
+        writer = InfluxWriter(
+            settings.influx_url,
+            settings.influx_token.get_secret_value(),
+            settings.influx_org,
+            timeout_s=settings.influx_timeout_s,
+            ca_file=settings.influx_tls_ca_file,
+        )
+        worker = Worker(
+            KafkaSource(
+                settings.kafka,
+                settings.consumer_group,
+                instance_id=settings.instance_id_of(number),
+                fetch_max_bytes=_FETCH_BYTES // settings.threads,
+            ),
+            writer,
+            DeadLetters(publisher, timeout_s=settings.dead_letter_timeout_s),
+            topics=topics,
+            views=[WallView(), StepsView(settings.volatile_tags)],
+            settings=share,
+            on_stored=on_stored,
+        )
+        probes.watch(worker, number)
+        return worker, writer.close
+
     try:
         _log.info("probes and metrics at %s", probes.url)
         if not settings.influx_token.get_secret_value():
             _log.warning("STEPCLOCK_INFLUX_TOKEN is not set: InfluxDB will refuse every write")
         if settings.probe_address_file is not None:
             _write_address(settings.probe_address_file, probes.url)
-        again = _wait_for_log(publisher, stop)
-        while again:
-            worker = Worker(
-                KafkaSource(
-                    settings.kafka,
-                    settings.consumer_group,
-                    instance_id=settings.consumer_instance_id,
-                ),
-                writer,
-                DeadLetters(publisher, timeout_s=settings.dead_letter_timeout_s),
-                topics=topics,
-                views=[WallView(), StepsView(settings.volatile_tags)],
-                settings=settings,
-                on_stored=on_stored,
+        if _wait_for_log(publisher, stop):
+            _log.info(
+                "consuming %s as group %s, threads: %d",
+                ", ".join(topics),
+                settings.consumer_group,
+                settings.threads,
             )
-            probes.watch(worker)
-            _log.info("consuming %s as group %s", ", ".join(topics), settings.consumer_group)
-            again = _run_once(worker, stop)
+            Team(make, settings.threads).run(stop)
     finally:
         publisher.close(_PROBE_S)
-        writer.close()
         probes.close()
 
 
@@ -111,15 +130,6 @@ def _write_address(path: Path, url: str) -> None:
     written = path.with_name(f"{path.name}.{os.getpid()}")
     written.write_text(url, "utf-8")
     written.replace(path)
-
-
-def _run_once(worker: Worker, stop: threading.Event) -> bool:
-    """True if the worker must be started anew behind a loss that was accepted."""
-    try:
-        worker.run(stop)
-    except LossAccepted:
-        return not stop.is_set()
-    return False
 
 
 def _wait_for_log(publisher: KafkaPublisher, stop: threading.Event) -> bool:

@@ -25,9 +25,15 @@ class LagGauge:
         self.error: str | None = None
 
     def forget(self, partitions: Collection[TopicPartition]) -> None:
-        """These were taken: should they come back, others may have committed meanwhile."""
+        """These were taken: should they come back, others may have committed meanwhile.
+
+        Whoever has them now shows them, perhaps in this very process.
+        """
         for partition in partitions:
             self._committed.pop(partition, None)
+            if partition in self._shown:
+                LAG.remove(partition.topic, str(partition.partition))
+                self._shown.discard(partition)
 
     def update(
         self, assigned: Collection[TopicPartition], marks: Mapping[TopicPartition, int]
@@ -36,10 +42,7 @@ class LagGauge:
         if self._now() < self._next_at:
             return
         self._next_at = self._now() + self._every_s
-        for partition in self._shown - set(assigned):
-            LAG.remove(partition.topic, str(partition.partition))
-            self._shown.discard(partition)
-            self._committed.pop(partition, None)
+        self.forget(self._shown - set(assigned))
         try:
             ends = self._source.end_offsets(assigned)
             unknown = [p for p in assigned if p not in marks and p not in self._committed]

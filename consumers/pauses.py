@@ -20,6 +20,7 @@ class Pauses:
         self._max_bytes = max_bytes
         self._paused: set[TopicPartition] = set()
         self._full = False
+        self._shown = (0, 0)
 
     def update(
         self,
@@ -41,8 +42,17 @@ class Pauses:
         if self._paused - wanted:
             self._source.resume(self._paused - wanted)
         self._paused = wanted
-        BATCHED_BYTES.set(size_bytes)
-        PAUSED.set(len(wanted))
+        self._show(size_bytes, len(wanted))
+
+    def close(self) -> None:
+        """Nothing of this worker is polled or paused any more."""
+        self._show(0, 0)
+
+    def _show(self, size_bytes: int, paused: int) -> None:
+        # By differences: the workers of one process share the gauges.
+        BATCHED_BYTES.inc(size_bytes - self._shown[0])
+        PAUSED.inc(paused - self._shown[1])
+        self._shown = (size_bytes, paused)
 
     def forget(self, partitions: Collection[TopicPartition]) -> None:
         """These went, and come back unpaused if at all."""

@@ -1,4 +1,4 @@
-"""The worker's HTTP port: /livez, /readyz, /health for orchestrators, /metrics for Prometheus."""
+"""The workers' HTTP port: /livez, /readyz, /health for orchestrators, /metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ class Probed(Protocol):
 class Probes:
     """Serves until closed, on a thread of its own; port 0 takes a free one.
 
-    /livez: 503 once the loop has not got on for live_after_s seconds, so restart it.
-    /readyz: 200 from the first poll until the drain; neither Kafka nor the store matter,
-    since a worker without them waits, and a restart would not help.
+    /livez: 503 once a worker's loop has not got on for live_after_s seconds, so restart it.
+    /readyz: 200 from the first poll of the last worker until the drain; neither Kafka nor the
+    store matter, since a worker without them waits, and a restart would not help.
     /health: the state of both, 503 while points can't flow; how the last canary fared.
     """
 
@@ -57,11 +57,13 @@ class Probes:
         port: int,
         *,
         live_after_s: float,
+        workers: int = 1,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._live_after_s = live_after_s
+        self._expected = workers
         self._now = now
-        self._worker: Probed | None = None
+        self._workers: dict[int, Probed] = {}
         self._answers: Mapping[str, Callable[[], tuple[int, str]]] = {
             "/livez": self._livez,
             "/readyz": self._readyz,
@@ -80,9 +82,9 @@ class Probes:
         host, port = self._server.server_address[:2]
         return f"http://{host!s}:{port}"
 
-    def watch(self, worker: Probed) -> None:
-        """Answer for this worker from now on; before the first one nothing is ready."""
-        self._worker = worker
+    def watch(self, worker: Probed, number: int = 0) -> None:
+        """Answer for this worker from now on, in the place of an earlier one of its number."""
+        self._workers[number] = worker
 
     def close(self) -> None:
         """Stop listening. Idempotent."""
@@ -101,32 +103,38 @@ class Probes:
         return status, "application/json", body.encode()
 
     def _livez(self) -> tuple[int, str]:
-        worker = self._worker
-        still_s = 0.0 if worker is None else self._now() - worker.progress_at
+        now = self._now()
+        still_s = max((now - worker.progress_at for worker in self._watched()), default=0.0)
         if still_s > self._live_after_s:
             return 503, json.dumps({"status": "stuck", "without_progress_s": round(still_s, 1)})
         return 200, json.dumps({"status": "live"})
 
     def _readyz(self) -> tuple[int, str]:
-        worker = self._worker
-        if worker is None or not worker.started:
+        if not self._all_started():
             return 503, json.dumps({"status": "starting"})
-        if worker.draining:
+        if any(worker.draining for worker in self._watched()):
             return 503, json.dumps({"status": "draining"})
         return 200, json.dumps({"status": "ready"})
 
     def _health(self) -> tuple[int, str]:
-        worker = self._worker
-        if worker is None or not worker.started:
+        if not self._all_started():
             return 503, json.dumps({"status": "starting"})
+        workers = self._watched()
         found = {
-            "log": worker.log_error or "ok",
-            "store": worker.store_error or "ok",
+            "log": next((w.log_error for w in workers if w.log_error), "ok"),
+            "store": next((w.store_error for w in workers if w.store_error), "ok"),
         }
         well = set(found.values()) == {"ok"}
         status = "ok" if well else "points can't flow"
-        body = {"status": status, **found, "canary": worker.canary}
-        return 200 if well else 503, json.dumps(body)
+        canary = "; ".join(worker.canary for worker in workers)
+        return 200 if well else 503, json.dumps({"status": status, **found, "canary": canary})
+
+    def _watched(self) -> list[Probed]:
+        return list(self._workers.values())
+
+    def _all_started(self) -> bool:
+        workers = self._watched()
+        return len(workers) == self._expected and all(worker.started for worker in workers)
 
 
 class _Server(ThreadingHTTPServer):

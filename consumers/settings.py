@@ -90,10 +90,18 @@ class WorkerSettings(CommonSettings):
 class ConsumerSettings(KafkaSettings, InfluxSettings, WorkerSettings):
     """One worker process between Kafka and InfluxDB."""
 
+    threads: int = Field(
+        default=1,
+        ge=1,
+        le=64,
+        description="Workers in one process, each with its own connections; default 1. Raise it "
+        "where they wait for the store: they share one core, and the bytes that may be buffered.",
+    )
     consumer_instance_id: str | None = Field(
         default=None,
         description="Static member name, unique in the group, such as the pod's name; default "
-        "unset. With it a restarted worker takes its partitions back at once.",
+        "unset. With it a restarted worker takes its partitions back at once. Each of several "
+        "threads appends its number.",
     )
     influx_timeout_s: float = Field(
         default=10.0,
@@ -130,3 +138,15 @@ class ConsumerSettings(KafkaSettings, InfluxSettings, WorkerSettings):
         description="Seconds without progress of the loop after which /livez fails; default 60. "
         "Keep it well above the store's timeout.",
     )
+
+    def share_of_a_thread(self) -> ConsumerSettings:
+        """Settings of one worker: what the process may buffer is divided among its threads."""
+        return self.model_copy(
+            update={"max_buffered_bytes": max(1, self.max_buffered_bytes // self.threads)}
+        )
+
+    def instance_id_of(self, number: int) -> str | None:
+        """The static member name of a thread; the process's own if it has only one."""
+        if self.consumer_instance_id is None or self.threads == 1:
+            return self.consumer_instance_id
+        return f"{self.consumer_instance_id}-{number}"

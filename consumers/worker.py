@@ -128,6 +128,7 @@ class Worker:
             self._failure = exc
             raise
         finally:
+            self._pauses.close()
             self._source.close()
 
     def turn(self) -> None:

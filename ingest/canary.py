@@ -73,7 +73,7 @@ class Canary:
         partition = self.sent % self._publisher.partition_count(self._topic)
         time_ns = self._now_ns()
         line = canary.gateway_line(self._gateway, partition, time_ns)
-        self._commits.check(len(line))
+        self._commits.check(canary.TENANT, len(line))
         lane = Lane(
             self._topic,
             partition,

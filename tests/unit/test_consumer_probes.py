@@ -81,6 +81,31 @@ def test_a_draining_worker_is_not_ready(probes):
     assert get(probes, "/health")[0] == 200
 
 
+def test_of_several_workers_the_worst_one_counts():
+    probes = Probes("127.0.0.1", 0, live_after_s=60.0, workers=2, now=lambda: 160.0)
+    try:
+        first, second = Worker(), Worker()
+        first.progress_at = 150.0
+        probes.watch(first, 0)
+        assert get(probes, "/livez")[0] == 200
+        assert get(probes, "/readyz")[0] == 503, "the other one is still to come"
+        probes.watch(second, 1)
+        assert get(probes, "/readyz")[0] == 200
+        second.progress_at = 99.0
+        assert get(probes, "/livez")[0] == 503
+        second.store_error = "connection refused"
+        status, body = get(probes, "/health")
+        assert (status, json.loads(body)["store"]) == (503, "connection refused")
+        second.draining = True
+        assert get(probes, "/readyz")[0] == 503
+        anew = Worker()
+        anew.progress_at = 160.0
+        probes.watch(anew, 1)
+        assert [get(probes, path)[0] for path in ("/livez", "/readyz", "/health")] == [200] * 3
+    finally:
+        probes.close()
+
+
 def test_metrics_are_in_the_format_of_prometheus(probes):
     PAUSED.set(3)
     status, body = get(probes, "/metrics?name=x")
