@@ -18,13 +18,13 @@ from adapters.kafka import KafkaAdmin, KafkaPublisher, KafkaReader, TopicSpec
 from consumers.__main__ import work
 from consumers.settings import ConsumerSettings
 from native.ports import free_ports
+from native.proxy import Proxy
 from schemas.block import Block, encode_headers
 from schemas.dead_letter import Reason, decode
 from schemas.log import LogUnavailable, TopicPartition
 from schemas.precision import Precision
 from schemas.topics import DEAD_LETTER_TOPIC
 from tests.deadline import eventually
-from tests.faults import Proxy
 from tests.services import Influx
 
 pytestmark = [pytest.mark.real, pytest.mark.slow]

@@ -16,7 +16,7 @@ import native.redis
 from native.influxd import InfluxDB
 from native.kafka import Broker
 from native.ports import free_ports
-from tests.faults import Proxy
+from native.proxy import Proxy
 from tests.services import (
     Absent,
     Influx,

@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from native.proxy import Proxy
 from tests.deadline import eventually
-from tests.faults import Proxy
 
 HOST = "127.0.0.1"
 PATIENCE_S = 5.0
@@ -208,6 +208,18 @@ def test_slow_holds_up_every_chunk(proxy: Proxy, connect: Callable[[], socket.so
     began = time.monotonic()
     assert ask(connection, b"x") == b"x"
     assert time.monotonic() - began >= 0.2  # there and back
+
+
+def test_with_answers_slowed_a_large_request_is_no_later_than_a_small_one(
+    proxy: Proxy, echo: Echo, connect: Callable[[], socket.socket]
+) -> None:
+    connection = connect()
+    proxy.slow(0.2, answers_only=True)
+    began = time.monotonic()
+    connection.sendall(bytes(500_000))  # 8 chunks, 1.6 s if each were held up
+    assert eventually(lambda: len(echo.received) == 500_000, within_s=1.5)
+    assert receive(connection, 1) == b"\0"
+    assert time.monotonic() - began >= 0.2
 
 
 def test_slow_limits_the_rate(proxy: Proxy, connect: Callable[[], socket.socket]) -> None:

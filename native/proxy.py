@@ -84,9 +84,16 @@ class Proxy:
         """
         self._run(self._freeze([self._answers] if answers_only else self._directions))
 
-    def slow(self, delay_s: float, bytes_per_s: float | None = None) -> None:
-        """Until restored, hold up each chunk (up to 64 KiB) each way, and limit the rate."""
-        self._run(self._set_pace(delay_s, bytes_per_s))
+    def slow(
+        self, delay_s: float, bytes_per_s: float | None = None, *, answers_only: bool = False
+    ) -> None:
+        """Until restored, hold up each chunk (up to 64 KiB) each way, and limit the rate.
+
+        With answers_only requests pass as they come: a short answer is late by delay_s, however
+        large its request was.
+        """
+        slowed = [self._answers] if answers_only else self._directions
+        self._run(self._set_pace(slowed, delay_s, bytes_per_s))
 
     def restore(self) -> None:
         """End every fault. What was frozen goes on its way."""
@@ -128,12 +135,14 @@ class Proxy:
         for direction in directions:
             direction.flowing.clear()
 
-    async def _set_pace(self, delay_s: float, bytes_per_s: float | None) -> None:
-        for direction in self._directions:
+    async def _set_pace(
+        self, directions: Iterable[Direction], delay_s: float, bytes_per_s: float | None
+    ) -> None:
+        for direction in directions:
             direction.delay_s, direction.bytes_per_s = delay_s, bytes_per_s
 
     async def _restore(self) -> None:
-        await self._set_pace(0.0, None)
+        await self._set_pace(self._directions, 0.0, None)
         for direction in self._directions:
             direction.flowing.set()
         if self._server is None:
