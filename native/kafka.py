@@ -89,13 +89,16 @@ def start(
     advertised_port: int | None = None,
     heap_mb: int = 256,
     settings: Mapping[str, str] | None = None,
+    listeners: Mapping[str, tuple[int, int]] | None = None,
 ) -> Broker:
     """Start a broker with its data in `folder`, and return once it serves requests.
 
     Data that an earlier broker left in the folder is kept. Topics are not made on first use.
     `port` is a free one unless given. Give `advertised_port` to put a proxy in front: clients
-    are then told to connect there. `settings` are further lines of server.properties. The
-    files must have been prepared by `ensure`. Raises StartFailed.
+    are then told to connect there. `settings` are further lines of server.properties.
+    `listeners` are further ones by name, each with its port and the port that clients who come
+    there are told: so that different clients can come through different proxies. The files must
+    have been prepared by `ensure`. Raises StartFailed.
     """
     broker = _broker(
         folder,
@@ -103,6 +106,7 @@ def start(
         ports=(port, advertised_port),
         jvm_options=[f"-Xmx{heap_mb}m", f"-XX:SharedArchiveFile={kafka_files().archive}"],
         settings=settings or {},
+        listeners=listeners or {},
     )
     broker.process.start()
     return broker
@@ -115,6 +119,7 @@ def _broker(
     ports: tuple[int | None, int | None],
     jvm_options: list[str],
     settings: Mapping[str, str],
+    listeners: Mapping[str, tuple[int, int]],
 ) -> Broker:
     free_port, controller_port = free_ports(2)
     port = ports[0] or free_port
@@ -125,10 +130,16 @@ def _broker(
         shutil.copytree(files.formatted, data)
     properties = folder / "server.properties"
     controller = f"{LOOPBACK}:{controller_port}"
+    all_listeners = {"PLAINTEXT": (port, advertised_port), **listeners}
+    listening = [f"{name}://{LOOPBACK}:{own}" for name, (own, _) in all_listeners.items()]
+    advertised = [f"{name}://{LOOPBACK}:{told}" for name, (_, told) in all_listeners.items()]
     merged = {
         **SETTINGS,
-        "listeners": f"PLAINTEXT://{LOOPBACK}:{port},CONTROLLER://{controller}",
-        "advertised.listeners": f"PLAINTEXT://{LOOPBACK}:{advertised_port}",
+        "listeners": ",".join([*listening, f"CONTROLLER://{controller}"]),
+        "advertised.listeners": ",".join(advertised),
+        "listener.security.protocol.map": ",".join(
+            f"{name}:PLAINTEXT" for name in (*all_listeners, "CONTROLLER")
+        ),
         "controller.quorum.voters": f"1@{controller}",
         "log.dirs": str(data),
         **settings,
@@ -162,6 +173,7 @@ def _archive_classes(files: KafkaFiles, work: Path, report: Report) -> None:
         ports=(None, None),
         jvm_options=["-Xmx256m", f"-XX:ArchiveClassesAtExit={unfinished}"],
         settings={},
+        listeners={},
     )
     broker.process.start()
     broker.process.stop(grace_s=120.0)
