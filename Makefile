@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-real serve test test-fast fuzz services check format bench lock clean
+.PHONY: help install demo demo-real serve test test-fast test-faults fuzz services check format bench lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -35,6 +35,12 @@ test: $(STAMP) ## every test; real Kafka and InfluxDB where they can be had
 
 test-fast: $(STAMP) ## the tests that need no service and no time
 	$(BIN)/python -m pytest -m "not real and not slow"
+
+SEEDS ?= 1 2 3 4 5
+MINUTES ?= 3
+
+test-faults: $(STAMP) ## faults upon real processes, every point compared (SEEDS="1 2" MINUTES=3)
+	$(BIN)/python -m tests.fault_suite $(addprefix --seed ,$(SEEDS)) --minutes $(MINUTES)
 
 # Seconds for each of the targets, which take turns on the cores there are.
 SECONDS ?= $(if $(CI),30,60)

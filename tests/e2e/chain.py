@@ -86,8 +86,8 @@ class Chain:
 
 
 @contextlib.contextmanager
-def chain(folder, kafka_bootstrap_servers, influx, *, namespace="stepclock", **settings):
-    """Provisioned topics and buckets, one gateway, one consumer; everything ends with it."""
+def provisioned(folder, kafka_bootstrap_servers, influx, *, namespace="stepclock", **settings):
+    """Topics, buckets and a key; what is added to the chain ends with it."""
     key, record = new_key("e2e", namespace=namespace)
     keys_file = folder / "keys.toml"
     keys_file.write_text(dump([record]))
@@ -106,11 +106,18 @@ def chain(folder, kafka_bootstrap_servers, influx, *, namespace="stepclock", **s
     with contextlib.closing(InfluxReader(influx.url, influx.token, influx.org)) as reader:
         running = Chain(folder, environment, key, namespace, reader)
         try:
-            running.add_consumer()
-            running.add_gateway()
             yield running
         finally:
             running.stop()
+
+
+@contextlib.contextmanager
+def chain(folder, kafka_bootstrap_servers, influx, **settings):
+    """The same with one gateway and one consumer."""
+    with provisioned(folder, kafka_bootstrap_servers, influx, **settings) as running:
+        running.add_consumer()
+        running.add_gateway()
+        yield running
 
 
 def run_admin(*arguments, environment):
