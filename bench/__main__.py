@@ -13,7 +13,18 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench import blocks, consumer, gateway, isolation, machine, rate_limit, report
+from bench import (
+    blocks,
+    consumer,
+    gateway,
+    gateway_kill,
+    isolation,
+    machine,
+    rate_limit,
+    rebalance,
+    report,
+    scaling,
+)
 from bench.drain import Stalled
 from bench.influx import WriteFailed
 from bench.report import Section
@@ -31,8 +42,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Figures of the pipeline, measured on this machine with services of their own."
-    "\n\nWithout a command: everything, in less than eight minutes, and the figures in "
-    "bench/README.md are replaced. Exit code 1: a claim did not hold.",
+    "\n\nWithout a command: rate-limit, gateway and consumer, in less than eight minutes, and the "
+    "figures in bench/README.md are replaced. Exit code 1: a claim did not hold.",
     epilog="Example: python -m bench gateway --seconds 5 --shape 1000",
 )
 #: What can go wrong with the services that are measured: no figures then.
@@ -135,6 +146,35 @@ def consumer_command(
         )
     plan = consumer.Plan(points, rounds)
     _exit(_measure(lambda folder: consumer.measure(folder, plan, tell=_tell)))
+
+
+@app.command("gateway-kill", epilog="Example: python -m bench gateway-kill --points 300000")
+def gateway_kill_command(
+    points: Annotated[
+        int, typer.Option(min=1, help="Points; a multiple of 30,000.")
+    ] = gateway_kill.Plan.points,
+) -> None:
+    """Kill a gateway with -9 at full speed: no acknowledged point may be missing."""
+    plan = gateway_kill.Plan(points)
+    if points % plan.smallest:
+        raise typer.BadParameter(f"must be a multiple of {plan.smallest:,}", param_hint="--points")
+    _exit(_measure(lambda folder: gateway_kill.measure(folder, plan, tell=_tell)))
+
+
+@app.command("scaling", epilog="Example: python -m bench scaling --rounds 1 --seconds 5")
+def scaling_command(
+    seconds: Seconds = scaling.Plan.seconds, rounds: Rounds = scaling.Plan.rounds
+) -> None:
+    """Points/s of 1, 2 and 4 consumers in front of a database that answers 200 ms late."""
+    plan = scaling.Plan(seconds=seconds, rounds=rounds)
+    _exit(_measure(lambda folder: scaling.measure(folder, plan, tell=_tell)))
+
+
+@app.command("rebalance", epilog="Example: python -m bench rebalance --rounds 1")
+def rebalance_command(rounds: Rounds = rebalance.Plan.rounds) -> None:
+    """How long commits stand still while a consumer joins, leaves, or is killed."""
+    plan = rebalance.Plan(rounds=rounds)
+    _exit(_measure(lambda folder: rebalance.measure(folder, plan, tell=_tell)))
 
 
 def _measure(*parts: Callable[[Path], Section]) -> list[Section]:

@@ -67,15 +67,18 @@ def batches(parts: Iterator[bytes], size: int) -> list[bytes]:
     return joined
 
 
-def publish(publisher: KafkaPublisher, topic: str, blocks: Iterator[Block]) -> None:
+def publish(
+    publisher: KafkaPublisher, topic: str, blocks: Iterator[Block], *, evenly: bool = False
+) -> None:
     """Append blocks, each to the partition of its series, and wait until Kafka has them all.
 
-    Raises LogUnavailable, RecordRefused.
+    evenly: deal them to the partitions in turns instead. Raises LogUnavailable, RecordRefused.
     """
     waiting: deque[Future[int]] = deque()
-    for block in blocks:
+    for number, block in enumerate(blocks):
         series = block.lines[: block.lines.find(b" ")]
-        partition = zlib.crc32(series) % publisher.partition_count(topic)
+        key = number if evenly else zlib.crc32(series)
+        partition = key % publisher.partition_count(topic)
         if len(waiting) >= _MAX_IN_FLIGHT:
             waiting.popleft().result(_ACK_TIMEOUT_S)
         waiting.append(publisher.send(topic, partition, block.lines, encode_headers(block)))

@@ -20,7 +20,7 @@ from native.ports import free_ports
 from schemas.keys import Tenant, dump, new_key
 from schemas.shared_buckets import SharedBucketsAway
 from tests.asgi import AsgiClient, lifespan
-from tests.faults import Proxy
+from native.proxy import Proxy
 from tests.unit.test_gateway import CLASSES, Gateway
 from tests.unit.test_rate_limit import ExactBucket
 
