@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +32,7 @@ from native.influxd import InfluxDB
 from schemas.keys import new_key
 from schemas.precision import Precision
 from schemas.retention import DEFAULT_CLASS, STEP_CLASS
+from schemas.store import StoredPoint
 
 LINES = 1000
 
@@ -119,7 +121,11 @@ def measure(folder: Path, plan: Plan, *, tell: Tell) -> Section:
             down_s = asyncio.run(_drive(plan, gateway, key, epoch_ms, ledger, tell))
             tell("waiting for the consumer, then comparing every point")
             _wait_for(database, ledger.points)
-        compared = {name: _compare(database, plan, name, epoch_ms) for name in _CLASSES}
+        with closing(InfluxReader(database.url, database.token, database.org)) as reader:
+            compared = {
+                name: compare(reader.points(_NAMESPACE, name, _MEASUREMENT), plan, name, epoch_ms)
+                for name in _CLASSES
+            }
     return _section(plan, ledger, down_s, compared)
 
 
@@ -193,13 +199,12 @@ def _wait_for(database: InfluxDB, points: int) -> None:
             time.sleep(_COUNT_EVERY_S)
 
 
-def _compare(database: InfluxDB, plan: Plan, class_name: str, epoch_ms: int) -> Compared:
-    """Every stored point against what was sent; all of that was acknowledged in the end."""
+def compare(points: Iterable[StoredPoint], plan: Plan, class_name: str, epoch_ms: int) -> Compared:
+    """Every point that a class holds against what was sent, all of which was acknowledged."""
     seen = {f"r{number}": bytearray(plan.steps) for number in range(plan.connections)}
     invented = 0
-    reader = InfluxReader(database.url, database.token, database.org)
-    for point in reader.points(_NAMESPACE, class_name, _MEASUREMENT):
-        run, step = point.tags["run"], int(point.fields["step"])
+    for point in points:
+        run, step = point.tags["run"], int(point.fields.get("step", -1))
         at_ms = step if class_name == STEP_CLASS else epoch_ms + step * STEP_MS
         if (
             run in seen
@@ -210,7 +215,6 @@ def _compare(database: InfluxDB, plan: Plan, class_name: str, epoch_ms: int) -> 
             seen[run][step] = 1
         else:
             invented += 1
-    reader.close()
     stored = sum(map(sum, seen.values()))
     return Compared(stored, plan.points - stored, invented)
 
