@@ -60,7 +60,7 @@ def measure(folder: Path, plan: Plan, *, tell: Tell) -> Section:
                     f"round {number} of {plan.rounds}, {count} consumers: "
                     f"{whole(drain.points_per_s)} points/s"
                 )
-    return _section(plan, drains)
+    return section(plan, drains)
 
 
 def _drain(store: SlowStore, plan: Plan, count: int, *, group: str) -> Drain:
@@ -99,7 +99,8 @@ def _lag(store: SlowStore, plan: Plan, group: str) -> int:
     return plan.points - sum(store.committed(group)) * BLOCK_LINES
 
 
-def _section(plan: Plan, drains: Mapping[int, Sequence[Drain]]) -> Section:
+def section(plan: Plan, drains: Mapping[int, Sequence[Drain]]) -> Section:
+    """What the drains by number of consumers show."""
     medians = {
         count: Spread.of(drain.points_per_s for drain in found).median
         for count, found in drains.items()
