@@ -32,7 +32,7 @@ class Plan:
     """Points in the topic; seconds of each measurement; how often; numbers of consumers."""
 
     points: int = 600_000
-    seconds: float = 10.0
+    seconds: float = 12.0
     rounds: int = 3
     consumers: Sequence[int] = (1, 2, 4)
 
@@ -117,7 +117,7 @@ def section(plan: Plan, drains: Mapping[int, Sequence[Drain]]) -> Section:
         f"the lag of {count} consumers does not fall: {drain.lags}"
         for count, found in drains.items()
         for drain in found
-        if sorted(set(drain.lags), reverse=True) != list(drain.lags)
+        if drain.lags[-1] >= drain.lags[0]
     ]
     return Section(
         f"Scaling: consumers in front of a database that answers {LATENCY_S * 1000:g} ms late",
@@ -143,7 +143,8 @@ def section(plan: Plan, drains: Mapping[int, Sequence[Drain]]) -> Section:
             ),
             (
                 f"Least / median / greatest of {plan.rounds} rounds of {plan.seconds:g} s, the "
-                "numbers taking turns. The lag stands at the start, the middle and the end of them."
+                "numbers taking turns. The lag stands at their start, middle and end; a consumer "
+                "with a backlog commits about every five seconds."
             ),
         ],
         failures,

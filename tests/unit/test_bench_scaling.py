@@ -23,7 +23,7 @@ def test_a_share_below_nine_tenths_fails():
 
 
 def test_a_lag_that_does_not_fall_fails():
-    found = section(PLAN, drains(1000.0, 2000.0, 4000.0, lags=(3000, 2000, 2000)))
+    found = section(PLAN, drains(1000.0, 2000.0, 4000.0, lags=(3000, 2000, 3000)))
     assert len(found.failures) == 9
 
 
