@@ -4,15 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 
 from adapters.influx import InfluxAdmin, InfluxReader, InfluxWriter
 from native import influxd
 from native.influxd import InfluxDB
+from native.influxd_binary import binary
+from native.ports import LOOPBACK, free_ports
+from native.process import Process
 from schemas.precision import Precision
 
 pytestmark = pytest.mark.slow
+
+SCRIPT = Path(__file__).parents[2] / "deploy" / "influxd.sh"
 
 #: The head of an entry of 4096 bytes, and ten of them: as a kill or a full disk leaves it.
 TORN = b"\x01" + (4096).to_bytes(4, "big") + bytes(10)
@@ -29,9 +35,9 @@ def stored_steps(database: InfluxDB) -> set[object]:
         return {point.fields["step"] for point in reader.points("native", "wal", "load")}
 
 
-def test_acknowledged_points_outlive_two_kills_where_a_write_was_torn_by_the_first(
-    influx_process: Callable[..., InfluxDB],
-) -> None:
+@pytest.fixture
+def torn(influx_process: Callable[..., InfluxDB]) -> InfluxDB:
+    """Killed, with half an entry at the end of each log; it had acknowledged steps 0 to 99."""
     database = influx_process()
     with closing(InfluxAdmin(database.url, database.token, database.org)) as admin:
         admin.create_bucket("native/wal", None, None)
@@ -39,9 +45,42 @@ def test_acknowledged_points_outlive_two_kills_where_a_write_was_torn_by_the_fir
     database.process.kill()
     for log in (database.folder / "engine" / "wal").rglob("*.wal"):
         log.write_bytes(log.read_bytes() + TORN)
-    influxd.mend(database.folder)
-    database.process.start()
-    write(database, range(100, 200))
-    database.process.kill()
-    database.process.start()
-    assert stored_steps(database) == set(range(200))
+    return database
+
+
+def test_acknowledged_points_outlive_two_kills_once_a_torn_log_was_mended(torn: InfluxDB) -> None:
+    influxd.mend(torn.folder)
+    torn.process.start()
+    write(torn, range(100, 200))
+    torn.process.kill()
+    torn.process.start()
+    assert stored_steps(torn) == set(range(200))
+
+
+def test_the_entry_point_of_the_container_mends_a_torn_log(torn: InfluxDB, tmp_path: Path) -> None:
+    image = tmp_path / "entrypoint.sh"
+    image.write_text(
+        f"#!/bin/bash\nshift\nexec {binary()} --bolt-path={torn.folder}/influxd.bolt "
+        f"--sqlite-path={torn.folder}/influxd.sqlite --engine-path={torn.folder}/engine "
+        '--reporting-disabled "$@"\n'
+    )
+    image.chmod(0o755)
+    script = tmp_path / "influxd.sh"
+    script.write_text(
+        SCRIPT.read_text("utf-8")
+        .replace("/entrypoint.sh", str(image))
+        .replace("/var/lib/influxdb2", str(torn.folder))
+        .replace("18086", str(free_ports(1)[0]))
+    )
+    container = Process(
+        "container",
+        ["bash", str(script), "influxd", f"--http-bind-address={LOOPBACK}:{torn.port}"],
+        log_path=tmp_path / "container.log",
+        ready=lambda: influxd.is_ready(LOOPBACK, torn.port),
+    )
+    with container:
+        container.start()
+        write(torn, range(100, 200))
+        container.kill()
+    torn.process.start()
+    assert stored_steps(torn) == set(range(200))
