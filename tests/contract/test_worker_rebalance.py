@@ -42,6 +42,7 @@ class Member(MemoryStore):
         self._others = others
         self._waiting = threading.Event()  # never set
         self._publisher = KafkaPublisher(bootstrap_servers, topics=[DEAD_LETTER_TOPIC])
+        self._publisher.probe(10)
         self.worker = Worker(
             WatchedSource(bootstrap_servers, self),
             self,

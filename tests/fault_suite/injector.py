@@ -32,7 +32,7 @@ class Injector:
         self._tell = tell
         self._threads: dict[str, ThreadPoolExecutor] = {}
         self._under_way: list[Future[None]] = []
-        #: Processes that are down, or frozen, since a fault says so.
+        #: Processes that are down since a fault says so, or are being started again.
         self._down: set[str] = set()
         #: What ended by itself, and was started again, by name.
         self.ended: Counter[str] = Counter()
@@ -94,7 +94,8 @@ class Injector:
         self._under_way.append(self._threads[target].submit(act, *arguments))
 
     def _revive(self, name: str) -> None:
-        if self._rig.processes[name].running:  # a fault that was due has started it
+        process = self._rig.processes.get(name)
+        if process is None or process.running:  # a fault that was due has ended or started it
             return
         self._note_end(name)
         self._start(name)
