@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -59,10 +58,12 @@ class Rig:
         self.chain.consumers.pop()
 
     def fill_disk(self) -> None:
-        """Leave the database no room."""
-        free = os.statvfs(self.disk)
-        with (self.disk / "filler").open("wb") as filler:
-            os.posix_fallocate(filler.fileno(), 0, free.f_bavail * free.f_frsize)
+        """Leave the database no room, though it takes some itself meanwhile."""
+        with (self.disk / "filler").open("wb", buffering=0) as filler:
+            for size in (1 << 20, 1 << 12):
+                with suppress(OSError):  # no space left on device
+                    while True:
+                        filler.write(bytes(size))
 
     def empty_disk(self) -> None:
         """Give it back."""
