@@ -1,8 +1,10 @@
-import itertools
 import threading
+
+import pytest
 
 from bench.rebalance import Watch
 from bench.scaling import Drain, Plan, section
+from tests.deadline import eventually
 
 PLAN = Plan()
 
@@ -28,31 +30,29 @@ def test_a_lag_that_does_not_fall_fails():
 
 
 class Group:
-    """Two partitions: the first commits each time it is asked, the second once all is done."""
+    """Commits each time it is asked, once it has begun to."""
 
     def __init__(self):
-        self.asked = itertools.count()
-        self.acted = threading.Event()
+        self.asked = 0
+        self.commits = threading.Event()
 
     def committed(self, group):
-        return [next(self.asked), int(self.acted.is_set())]
+        self.asked += self.commits.is_set()
+        return [self.asked]
 
 
-def test_a_pause_lasts_until_every_partition_has_moved_on():
+def test_a_pause_lasts_from_one_commit_to_the_next():
     group = Group()
-    pause = Watch(group, "g").during(group.acted.set)
-    assert 0 < pause.longest <= pause.all_again
-
-
-def test_a_commit_before_the_event_is_done_does_not_end_the_watch():
-    group = Group()
-    done = []
 
     def act():
-        while next(group.asked) < 5:
-            pass
-        group.acted.set()
-        done.append(True)
+        assert eventually(lambda: False, within_s=0.3) is False  # nobody commits meanwhile
+        group.commits.set()
 
-    Watch(group, "g").during(act)
-    assert done
+    assert Watch(group, "g").pause(act, 0.0) >= 0.3
+
+
+def test_what_goes_wrong_in_an_event_is_raised():
+    group = Group()
+    group.commits.set()
+    with pytest.raises(ZeroDivisionError):
+        Watch(group, "g").pause(lambda: 1 / 0, 0.0)
