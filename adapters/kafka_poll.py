@@ -64,12 +64,18 @@ class PollThread:
 
     def _run(self) -> None:
         coordinator = self._consumer._coordinator  # noqa: SLF001  there is no public way
+        fetcher = self._consumer._fetcher  # noqa: SLF001
         while (timeout_ms := self._asked.get()) is not None:
             # A poll whose time is up leaves a join in flight for the next one to finish. Where
             # new metadata was the reason to join, the library has forgotten it by then, waits
             # for the join no more, and sends no heartbeats: out of the group for good.
             if coordinator.rebalance_in_progress():
                 coordinator.request_rejoin()
+            # What was fetched of a partition before it was paused comes back, once it is resumed,
+            # where no other partition's records are in line. The library leaves those that are
+            # used up standing there, and then the resumed partition would give nothing for ever.
+            if not fetcher._next_partition_records:  # noqa: SLF001  there is no public way
+                fetcher._next_partition_records = None  # noqa: SLF001
             try:
                 self._answers.put(_Result(self._consumer.poll(timeout_ms=timeout_ms), None))
             except BaseException as exc:  # noqa: BLE001  raised on the thread that asked

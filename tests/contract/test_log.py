@@ -304,6 +304,28 @@ def test_paused_partition_gives_nothing_until_it_is_resumed(
     assert member.values()[4] == b"a1"
 
 
+def test_a_partition_that_was_paused_when_half_read_goes_on_after_others_were_read_out(
+    log: Log, first: TopicPartition, second: TopicPartition
+) -> None:
+    publisher = log.publisher()
+    values = [b"%d" % n for n in range(100)]
+    for partition in (first, second):
+        send_all(publisher, partition, values)
+    member = join(log)
+    member.read(1)
+    half_read = member.records[-1].topic_partition
+    member.source.pause([half_read])
+    (other,) = {first, second} - {half_read}
+    poll_until(lambda: len(values_of(member, other)) == 100, member)
+    member.source.resume([half_read])
+    poll_until(lambda: len(member.records) == 200, member)
+    assert values_of(member, half_read) == values_of(member, other) == values
+
+
+def values_of(member: Member, partition: TopicPartition) -> list[bytes]:
+    return [record.value for record in member.records if record.topic_partition == partition]
+
+
 def test_poll_with_everything_paused_returns_and_keeps_the_partitions(log: Log) -> None:
     member = join(log)
     member.source.pause(member.owned)

@@ -26,7 +26,6 @@ pytestmark = pytest.mark.slow
 
 RAW = topic_of("raw")
 PARTITIONS = 6
-BLOCKS = 600
 START_MS = 1_700_000_000_000
 
 
@@ -49,7 +48,8 @@ class Member(MemoryStore):
             DeadLetters(self._publisher),
             topics=[RAW],
             views=[WallView(), StepsView(frozenset())],
-            settings=WorkerSettings(batch_points=20, batch_age_s=0.0),
+            # Batches wait to fill: a rebalance finds some that are not written yet.
+            settings=WorkerSettings(batch_age_s=0.4),
         )
 
     def write(
@@ -111,26 +111,27 @@ def numbers(partitions: Collection[TopicPartition]) -> set[int]:
     return {partition.partition for partition in partitions}
 
 
-def publish(bootstrap_servers: str) -> None:
-    with closing_publisher(bootstrap_servers) as publisher:
+class Sender(threading.Thread):
+    """Sends blocks to the partitions in turns until it is told to stop."""
+
+    def __init__(self, bootstrap_servers: str) -> None:
+        super().__init__()
+        self.sent = 0
+        self.stop = threading.Event()
+        self._publisher = KafkaPublisher(bootstrap_servers, topics=[RAW])
+        self._publisher.probe(10)
+
+    def run(self) -> None:
         futures = []
-        for n in range(BLOCKS):
-            lines = b"\n".join(
-                b"m,part=%d,block=%d v=1,step=%di %d" % (n % PARTITIONS, n, s, START_MS + s)
-                for s in range(10)
-            )
-            block = Block("vision", "stepclock", Precision.MS, 10, START_MS * 10**6, lines)
-            futures.append(publisher.send(RAW, n % PARTITIONS, lines, encode_headers(block)))
+        while not self.stop.wait(0.005):
+            partition = self.sent % PARTITIONS
+            lines = b"m,part=%d,block=%d v=1,step=1i %d" % (partition, self.sent, START_MS)
+            block = Block("vision", "stepclock", Precision.MS, 1, START_MS * 10**6, lines)
+            futures.append(self._publisher.send(RAW, partition, lines, encode_headers(block)))
+            self.sent += 1
         for future in futures:
             future.result(20)
-
-
-@contextmanager
-def closing_publisher(bootstrap_servers: str) -> Iterator[KafkaPublisher]:
-    publisher = KafkaPublisher(bootstrap_servers, topics=[RAW])
-    publisher.probe(10)
-    yield publisher
-    publisher.close(5)
+        self._publisher.close(5)
 
 
 def test_no_write_starts_for_a_partition_that_was_revoked_or_is_anothers(
@@ -141,15 +142,16 @@ def test_no_write_starts_for_a_partition_that_was_revoked_or_is_anothers(
         admin.create_topics(
             TopicSpec(name, PARTITIONS, 1, None) for name in (RAW, DEAD_LETTER_TOPIC)
         )
-    publish(servers)
+    sender = Sender(servers)
     store, members = MemoryStore(), []
     members += [Member(servers, store, members) for _ in range(3)]
+    sender.start()
     with members[0].working():
         assert eventually(lambda: members[0].started > 10)
         for joins in members[1:]:
             with joins.working():
                 assert eventually(lambda joins=joins: joins.started > 10)
-        assert eventually(
-            lambda: len(list(store.points("stepclock", "steps", "m"))) == BLOCKS * 10, within_s=60
-        )
+        sender.stop.set()
+        sender.join()
+        assert eventually(lambda: len(list(store.points("stepclock", "steps", "m"))) == sender.sent)
     assert [member.strays for member in members] == [[], [], []]
