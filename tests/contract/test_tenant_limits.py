@@ -17,10 +17,10 @@ from ingest.rate_limit import Limit
 from ingest.settings import HttpSettings
 from ingest.tenant_limits import TenantLimits
 from native.ports import free_ports
+from native.proxy import Proxy
 from schemas.keys import Tenant, dump, new_key
 from schemas.shared_buckets import SharedBucketsAway
 from tests.asgi import AsgiClient, lifespan
-from native.proxy import Proxy
 from tests.unit.test_gateway import CLASSES, Gateway
 from tests.unit.test_rate_limit import ExactBucket
 
