@@ -14,6 +14,7 @@ from schemas.precision import BLOCK_PRECISIONS, REQUEST_PRECISIONS
 _SCHEMAS = "#/components/schemas/"
 _LINES = "resnet50,run=r12,rank=0 train/loss=0.31,lr=0.001,step=1200i 1795277400000000000"
 
+_PRECISION = "Unit of times; ns if absent or empty."
 _ENCODED = "May come with `Content-Encoding: gzip` or `zstd`."
 
 _EVERYWHERE = (errors.BadRequest, errors.Unauthorized, errors.Unavailable, errors.Internal)
@@ -138,7 +139,7 @@ def _write_v2() -> dict[str, Any]:
                 "bucket", "Retention class, or namespace/class.", required=True, examples=["raw"]
             ),
             _parameter("org", "Ignored."),
-            _parameter("precision", "Unit of times; ns if absent.", enum=precisions),
+            _parameter("precision", _PRECISION, enum=["", *precisions]),
         ],
     )
 
@@ -151,7 +152,7 @@ def _write_v1() -> dict[str, Any]:
         [
             _parameter("db", "Namespace; the key's own if absent."),
             _parameter("rp", "Retention class; raw if absent.", examples=["raw"]),
-            _parameter("precision", "Unit of times; ns if absent.", enum=[*REQUEST_PRECISIONS]),
+            _parameter("precision", _PRECISION, enum=["", *REQUEST_PRECISIONS]),
             _parameter("u", "Ignored."),
         ],
     )
