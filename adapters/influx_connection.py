@@ -13,6 +13,7 @@ from influxdb_client.rest import ApiException
 from urllib3.exceptions import HTTPError, LocationValueError, ProtocolError, SSLError
 
 from schemas.store import (
+    FieldConflict,
     LinesRefused,
     StoreError,
     StoreMisconfigured,
@@ -25,6 +26,11 @@ _MAX_MESSAGE_CHARS = 1000
 
 #: "partial write: … dropped=3": the last one, because names in the message are the client's.
 _DROPPED = re.compile(r"dropped=([0-9]{1,9})")
+
+#: A name that holds a quote is cut there; then no line fits, and the search is as long as ever.
+_CONFLICT = re.compile(
+    r'input field \\?"(.*?)\\?" on measurement \\?"(.*?)\\?" is type ([a-z]+), already exists'
+)
 
 _TLS_HINT = "; check STEPCLOCK_INFLUX_TLS_CA_FILE, and whether STEPCLOCK_INFLUX_URL is https"
 
@@ -80,7 +86,14 @@ def store_error(status: int, message: bytes | str, retry_after: str | None) -> S
         return LinesRefused(said, stored_others=False)
     if status == 422:
         dropped = _DROPPED.findall(text)
-        return LinesRefused(said, stored_others=True, dropped=int(dropped[-1]) if dropped else None)
+        conflict = _CONFLICT.search(text)
+        return LinesRefused(
+            said,
+            stored_others=True,
+            dropped=int(dropped[-1]) if dropped else None,
+            conflict=FieldConflict(conflict[2], conflict[1], conflict[3]) if conflict else None,
+            outdated="outside retention policy" in text,
+        )
     if status == 413:
         return WriteTooLarge(said)
     if status in (408, 429) or status >= 500:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from consumers.batch import PlacedBlock
 from consumers.views import ViewLine, describe
 from schemas.dead_letter import Reason
-from schemas.line_protocol import Refused, parse
+from schemas.field_token import kind_of
+from schemas.line_protocol import Line, Refused, parse
 from schemas.store import LinesRefused, StoreUnavailable, WriteTooLarge
 
 #: Probe writes for one batch in one view. One bad line among 5,000 needs at most 25.
@@ -61,10 +62,12 @@ class _Range:
 class Isolation:
     """Stores the good lines of a refused batch and condemns the others.
 
-    First the exact parser reads the lines, which costs no write. Then the rest is halved,
-    left before right so that order is kept, until a refused line is alone. An answer that
-    says that all lines sent were dropped ends a search early. When the probes are spent,
-    what is undecided is condemned as unresolved. A write that is too large is halved
+    First the exact parser reads the lines, which costs no write. Then those of which the
+    answer speaks are parted from the others, so that a thousand lines with one mistake cost
+    two writes; where it speaks of none, the rest is halved, left before right so that order
+    is kept, until a refused line is alone. Only the status of an answer condemns, or that it
+    says that all lines sent were dropped. When the probes are spent, what is undecided is
+    condemned as unresolved. A write that is too large is halved
     without using up probes, since each half stores something or gets smaller.
 
     A store may also fail on a line instead of refusing it (`fail`). Once may be chance, so the
@@ -183,6 +186,12 @@ class Isolation:
             return
         if len(lines) == 1 or error.dropped == len(lines):
             self._condemn(lines, Reason.REFUSED, str(error))
+            return
+        accused = _accused(lines, error)
+        if 0 < len(accused) < len(lines):
+            others = [one for number, one in enumerate(lines) if number not in accused]
+            self._todo.append(_Range([lines[number] for number in sorted(accused)], suspect=True))
+            self._todo.append(_Range(others, suspect=True))
         else:
             self._halve(lines, suspect=True)
 
@@ -204,3 +213,27 @@ class Isolation:
 
     def _condemn(self, lines: Iterable[Suspect], reason: Reason, detail: str) -> None:
         self.condemned += [Condemned(s.placed, s.line, self._view, reason, detail) for s in lines]
+
+
+def _accused(lines: list[Suspect], error: LinesRefused) -> set[int]:
+    """Which of the lines the store may mean; empty where it does not say."""
+    conflict = error.conflict
+    if conflict is not None:
+        name = (conflict.measurement.encode(), conflict.field.encode())
+        return {
+            number
+            for number, suspect in enumerate(lines)
+            if conflict.kind in _kinds(parse(suspect.line.sent), *name)
+        }
+    if error.outdated and error.dropped is not None:
+        times = [parse(suspect.line.sent).time or 0 for suspect in lines]
+        oldest = sorted(range(len(lines)), key=times.__getitem__)
+        return set(oldest[: error.dropped])
+    return set()
+
+
+def _kinds(line: Line, measurement: bytes, field: bytes) -> set[str]:
+    """The kinds that a field has in a line of a measurement, as stores name them."""
+    if line.measurement != measurement:
+        return set()
+    return {kind_of(token) for name, token in line.fields if name == field}

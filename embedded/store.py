@@ -17,6 +17,7 @@ from schemas import retention as retention_classes
 from schemas.precision import Precision
 from schemas.retention import DEFAULT_CLASS, STEP_CLASS, RetentionClass
 from schemas.store import (
+    FieldConflict,
     FieldValue,
     LinesRefused,
     RunSeries,
@@ -84,15 +85,22 @@ class SqliteStore:
         oldest_ns = self._oldest_ns(retention_class)
         points = self._parser.parse(lines, precision)
         refusals: list[str] = []
+        conflicts: list[FieldConflict] = []
+        outdated = False
         rows: list[_Row] = []
         with self._lock:
             try:
                 with self._file.transaction() as connection:
                     for point in points:
                         if oldest_ns is not None and point.time_ns < oldest_ns:
+                            outdated = True
                             refusals.append("older than its class keeps")
                             continue
-                        reason = self._add(connection, namespace, retention_class, point, rows)
+                        try:
+                            reason = self._add(connection, namespace, retention_class, point, rows)
+                        except _KindConflict as exc:
+                            conflicts.append(exc.conflict)
+                            reason = str(exc)
                         if reason is not None:
                             refusals.append(reason)
                     rows.sort(key=itemgetter(0, 1, 2))  # neighbours in the file; stable: last wins
@@ -105,6 +113,8 @@ class SqliteStore:
                 f"{len(refusals)} of {len(points)} lines refused; the first: {refusals[0]}",
                 stored_others=True,
                 dropped=len(refusals),
+                conflict=conflicts[0] if conflicts else None,
+                outdated=outdated,
             )
 
     def ping(self) -> None:
@@ -178,20 +188,20 @@ class SqliteStore:
         point: Point,
         rows: list[_Row],
     ) -> str | None:
-        """Append the rows of a point, in both clocks; or say why it is refused."""
+        """Append the rows of a point, in both clocks; or say why it is refused.
+
+        Raises _KindConflict.
+        """
         reason = fault(point)
         if reason is not None:
             return reason
         ids = (connection, namespace)
         series = self._ids.series(*ids, retention_class, point.measurement, point.tags)
-        try:
-            found = _rows(connection, series, point, point.time_ns)
-            if point.step is not None and _has_step_clock(retention_class, point):
-                tags = tuple([tag for tag in point.tags if tag[0] not in self._volatile])
-                series = self._ids.series(*ids, STEP_CLASS, point.measurement, tags)
-                found += _rows(connection, series, point, point.step * Precision.MS.ns)
-        except _KindConflict as exc:
-            return str(exc)
+        found = _rows(connection, series, point, point.time_ns)
+        if point.step is not None and _has_step_clock(retention_class, point):
+            tags = tuple([tag for tag in point.tags if tag[0] not in self._volatile])
+            series = self._ids.series(*ids, STEP_CLASS, point.measurement, tags)
+            found += _rows(connection, series, point, point.step * Precision.MS.ns)
         rows += found
         return None
 
@@ -212,6 +222,10 @@ def _has_step_clock(retention_class: str, point: Point) -> bool:
 class _KindConflict(Exception):
     """A field that has another kind already; nothing of its point is stored then."""
 
+    def __init__(self, message: str, conflict: FieldConflict) -> None:
+        super().__init__(message)
+        self.conflict = conflict
+
 
 def _rows(connection: sqlite3.Connection, series: Series, point: Point, time_ns: int) -> list[_Row]:
     """The rows of a point at one of its times. Raises _KindConflict."""
@@ -219,7 +233,8 @@ def _rows(connection: sqlite3.Connection, series: Series, point: Point, time_ns:
     for name, kind, _value in point.fields:
         if name in known and known[name].kind != kind:
             raise _KindConflict(
-                f"field type conflict: {name.decode()!r} is {kind}, was {known[name].kind} before"
+                f"field type conflict: {name.decode()!r} is {kind}, was {known[name].kind} before",
+                FieldConflict(point.measurement.decode(), name.decode(), kind),
             )
     make = series.measurement.field
     return [

@@ -91,6 +91,15 @@ def field_value(token: bytes) -> float | int | bool | str:
     return float(token)
 
 
+def kind_of(token: bytes) -> str:
+    """How stores name the type of a token that the parser took."""
+    if token.startswith(b'"'):
+        return "string"
+    if token in _TRUE or token in _FALSE:
+        return "boolean"
+    return {b"i": "integer", b"u": "unsigned"}.get(token[-1:], "float")
+
+
 def encode_string(text: str) -> bytes:
     """The token of a string field. Raises ValueError for text that UTF-8 can't hold."""
     return b'"' + text.encode().replace(b"\\", b"\\\\").replace(b'"', b'\\"') + b'"'

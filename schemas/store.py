@@ -42,17 +42,41 @@ class WriteTooLarge(StoreError):
     """Too many bytes for one write (413); nothing was stored: halve."""
 
 
+@dataclass(frozen=True, slots=True)
+class FieldConflict:
+    """A field came as one kind and is there as another.
+
+    kind: what came: float, integer, unsigned, boolean or string.
+    """
+
+    measurement: str
+    field: str
+    kind: str
+
+
 class LinesRefused(StoreError):
     """Some line is bad: isolate it.
 
     `stored_others` tells whether the good lines were stored (422) or nothing was (400).
-    `dropped` is the number of refused lines where the store said so, else None.
+    `dropped` is the number of refused lines where the store said so, else None. What the store
+    says of the first of them may shorten the search: `conflict`, or that it is `outdated`,
+    older than its class keeps.
     """
 
-    def __init__(self, message: str, *, stored_others: bool, dropped: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        stored_others: bool,
+        dropped: int | None = None,
+        conflict: FieldConflict | None = None,
+        outdated: bool = False,
+    ) -> None:
         super().__init__(message)
         self.stored_others = stored_others
         self.dropped = dropped
+        self.conflict = conflict
+        self.outdated = outdated
 
 
 class StoreMisconfigured(StoreError):

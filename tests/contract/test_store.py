@@ -15,6 +15,7 @@ from adapters.influx import InfluxReader
 from schemas.precision import Precision
 from schemas.store import (
     Clock,
+    FieldConflict,
     LinesRefused,
     RunSeries,
     RunSummary,
@@ -162,6 +163,24 @@ def test_the_time_counts_in_the_precision_of_the_write(
     store.writer.write(namespace, "raw", b"e a=1 %d" % (RECENT_NS // precision.ns), precision)
     (point,) = points_of(store, namespace, "e")
     assert point.time_ns == RECENT_NS
+
+
+def test_a_type_conflict_is_told_by_measurement_field_and_kind(
+    store: Store, namespace: str
+) -> None:
+    store.write(namespace, b"an\\ e,run=r a\\ b=1 %d" % RECENT_NS)
+    with pytest.raises(LinesRefused) as caught:
+        store.write(namespace, b'an\\ e,run=r a\\ b="1" %d' % (RECENT_NS + 1))
+    assert caught.value.conflict == FieldConflict("an e", "a b", "string")
+
+
+def test_lines_older_than_their_class_keeps_are_told_apart(
+    durable_store: Store,
+) -> None:
+    namespace = durable_store.namespace()
+    with pytest.raises(LinesRefused) as caught:
+        durable_store.write(namespace, b"e,run=r a=1 1000\ne,run=r a=1 %d" % RECENT_NS)
+    assert (caught.value.outdated, caught.value.dropped, caught.value.conflict) == (True, 1, None)
 
 
 def test_a_type_conflict_drops_its_line_and_keeps_the_neighbours(

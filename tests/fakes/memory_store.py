@@ -18,6 +18,7 @@ from schemas.precision import Precision
 from schemas.retention import DEFAULT_CLASS, STEP_CLASS
 from schemas.store import (
     Clock,
+    FieldConflict,
     FieldValue,
     LinesRefused,
     RunSeries,
@@ -32,6 +33,8 @@ from schemas.store import (
 
 _MAX_TIME_NS = 2**63 - 2
 _RESERVED = ("nonfinite", "run_config", "run_state", "checkpoint", "delivery")
+
+_KINDS = {float: "float", int: "integer", bool: "boolean", str: "string"}
 
 #: Measurement and tags in the order of their keys.
 Series = tuple[str, tuple[tuple[str, str], ...]]
@@ -132,16 +135,24 @@ class MemoryStore:
         if self.max_bytes is not None and len(lines) > self.max_bytes:
             raise WriteTooLarge(f"{len(lines)} bytes are too many")
         parsed = [_parse(line, precision) for _number, line in line_protocol.split(lines)]
-        reasons = [self._store(namespace, retention_class, point) for point in parsed]
+        conflicts: list[FieldConflict] = []
+        reasons = [self._store(namespace, retention_class, point, conflicts) for point in parsed]
         dropped = [reason for reason in reasons if reason is not None]
         if dropped:
             raise LinesRefused(
                 f"partial write: {dropped[0]} dropped={len(dropped)}",
                 stored_others=True,
                 dropped=len(dropped),
+                conflict=conflicts[0] if conflicts else None,
             )
 
-    def _store(self, namespace: str, retention_class: str, point: _Point) -> str | None:
+    def _store(
+        self,
+        namespace: str,
+        retention_class: str,
+        point: _Point,
+        conflicts: list[FieldConflict],
+    ) -> str | None:
         """Merge one point in, or say why it is dropped."""
         reason = self.refuse(point.line)
         if reason is not None:
@@ -150,6 +161,7 @@ class MemoryStore:
             key = (namespace, retention_class, point.series[0], name)
             known = self._types.setdefault(key, type(value))
             if known is not type(value):
+                conflicts.append(FieldConflict(point.series[0], name, _KINDS[type(value)]))
                 return (
                     f'field type conflict: input field "{name}" on measurement '
                     f'"{point.series[0]}" is type {type(value).__name__}, '

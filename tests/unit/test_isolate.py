@@ -9,7 +9,7 @@ from schemas.block import Block
 from schemas.dead_letter import Reason
 from schemas.log import TopicPartition
 from schemas.precision import Precision
-from schemas.store import LinesRefused, StoreUnavailable, WriteTooLarge
+from schemas.store import FieldConflict, LinesRefused, StoreUnavailable, WriteTooLarge
 
 
 def suspects(lines):
@@ -73,6 +73,68 @@ def test_one_bad_line_among_5000_is_found_and_the_others_are_stored(position, pa
     assert len(isolation.condemned) == 1
     assert set(store.stored) == set(lines) - {lines[position]}
     assert store.writes <= 26
+
+
+class TypedStore(Store):
+    """Refuses each line whose field f or g is a string, and names the first of them."""
+
+    def __call__(self, text):
+        lines = text.split(b"\n")
+        self.bad = {line for line in lines if b'"' in line}
+        try:
+            super().__call__(text)
+        except LinesRefused as exc:
+            first = next(line for line in lines if line in self.bad)
+            exc.conflict = FieldConflict("m", "f" if b'f="' in first else "g", "string")
+            raise
+
+
+def test_hundreds_of_lines_with_the_same_mistake_cost_their_neighbours_nothing():
+    lines = numbered(5000)
+    bad = [b'm f="1" %d' % n if n % 3 else b'm g="1" %d' % n for n in range(0, 5000, 7)]
+    lines[::7] = bad
+    store = TypedStore()
+    isolation = store.isolate(lines)
+    assert sorted(originals(isolation, Reason.REFUSED)) == sorted(bad)
+    assert len(isolation.condemned) == len(bad)
+    assert set(store.stored) == set(lines) - set(bad)
+    assert store.writes <= 6
+
+
+def test_a_store_that_names_a_field_of_no_line_is_searched_by_halves():
+    lines = numbered(100)
+    store = Store([lines[7]])
+    with pytest.raises(LinesRefused) as refusal:
+        store(b"\n".join(lines))
+    refusal.value.conflict = FieldConflict('m"', "f", "float")
+    isolation = Isolation("wall", suspects(lines), refusal.value)
+    isolation.run(store)
+    assert originals(isolation, Reason.REFUSED) == [lines[7]]
+
+
+def test_an_innocent_line_of_the_accused_kind_is_stored():
+    lines = [b'm f="%d" %d' % (n, n) for n in range(10)] + [b"m f=1 10"]
+    store = Store([lines[4]])
+    with pytest.raises(LinesRefused) as refusal:
+        store(b"\n".join(lines))
+    refusal.value.conflict = FieldConflict("m", "f", "string")
+    isolation = Isolation("wall", suspects(lines), refusal.value)
+    isolation.run(store)
+    assert originals(isolation, Reason.REFUSED) == [lines[4]]
+    assert set(store.stored) == set(lines) - {lines[4]}
+
+
+def test_of_lines_that_are_too_old_the_oldest_are_looked_at_first():
+    lines = numbered(5000)
+    store = Store(lines[:400])
+    with pytest.raises(LinesRefused) as refusal:
+        store(b"\n".join(lines))
+    refusal.value.outdated = True
+    store.writes = 0
+    isolation = Isolation("wall", suspects(lines), refusal.value)
+    isolation.run(store)
+    assert originals(isolation, Reason.REFUSED) == lines[:400]
+    assert store.writes == 2
 
 
 def test_the_exact_parser_finds_malformed_lines_without_a_write():
