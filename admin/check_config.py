@@ -26,7 +26,8 @@ from admin.terminal import plain
 from consumers.settings import ConsumerSettings
 from embedded.settings import ServeSettings
 from ingest.settings import GatewaySettings, HttpSettings
-from schemas.keys import DEFAULT_NAMESPACE, InvalidKeys, KeyRecord, Role, parse
+from schemas.keys import DEFAULT_NAMESPACE, InvalidKeys, KeyRecord, Role
+from schemas.keys_file import parse
 from schemas.log import LogUnavailable
 from schemas.retention import InvalidRetention, RetentionClass, format_duration
 from schemas.store import StoreError

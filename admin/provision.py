@@ -17,7 +17,8 @@ from adapters.retention import load_retention
 from adapters.settings import InfluxSettings, KafkaSettings, default_keys_file, problems
 from admin.audit import audited
 from admin.plan import PARTITIONS, Action, Change, plan_buckets, plan_mappings, plan_topics
-from schemas.keys import DEFAULT_NAMESPACE, InvalidKeys, parse
+from schemas.keys import DEFAULT_NAMESPACE, InvalidKeys
+from schemas.keys_file import parse
 from schemas.log import LogUnavailable
 from schemas.retention import InvalidRetention, RetentionClass
 from schemas.store import StoreError

@@ -15,7 +15,8 @@ from native.influxd import InfluxDB
 from native.kafka import Broker
 from native.ports import LOOPBACK
 from native.step import PreparationFailed, run_step
-from schemas.keys import KeyRecord, dump
+from schemas.keys import KeyRecord
+from schemas.keys_file import dump
 from schemas.retention import Kind
 from schemas.topics import topic_of
 

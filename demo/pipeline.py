@@ -16,6 +16,7 @@ from embedded.store import SqliteStore
 from native.ports import LOOPBACK, free_ports
 from native.process import Process
 from schemas import keys
+from schemas.keys_file import dump
 from schemas.store import StoreReader
 
 _READY_TIMEOUT_S = 60.0
@@ -66,7 +67,7 @@ def write_keys(path: Path) -> dict[str, str]:
         for tenant in TENANTS
     }
     path.touch(mode=0o600)
-    path.write_text(keys.dump(record for _key, record in made.values()), "utf-8")
+    path.write_text(dump(record for _key, record in made.values()), "utf-8")
     return {tenant: key for tenant, (key, _record) in made.items()}
 
 

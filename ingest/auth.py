@@ -16,7 +16,8 @@ from pathlib import Path
 from urllib.parse import unquote_plus
 
 from ingest.errors import Unauthorized
-from schemas.keys import InvalidKeys, KeyRecord, digest, id_of, parse
+from schemas.keys import InvalidKeys, KeyRecord, digest, id_of
+from schemas.keys_file import parse
 from telemetry import audit
 
 _log = logging.getLogger("stepclock.auth")

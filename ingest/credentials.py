@@ -16,7 +16,8 @@ from pathlib import Path
 import platformdirs
 import tomli_w
 
-from schemas.keys import dump, id_of, new_key, record_of
+from schemas.keys import id_of, new_key, record_of
+from schemas.keys_file import dump
 from telemetry import audit
 
 _log = logging.getLogger("stepclock.gateway")

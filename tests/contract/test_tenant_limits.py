@@ -18,7 +18,8 @@ from ingest.settings import HttpSettings
 from ingest.tenant_limits import TenantLimits
 from native.ports import free_ports
 from native.proxy import Proxy
-from schemas.keys import Tenant, dump, new_key
+from schemas.keys import Tenant, new_key
+from schemas.keys_file import dump
 from schemas.shared_buckets import SharedBucketsAway
 from tests.asgi import AsgiClient, lifespan
 from tests.unit.test_gateway import CLASSES, Gateway

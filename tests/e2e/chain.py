@@ -13,7 +13,8 @@ from pathlib import Path
 from adapters.influx import InfluxReader
 from native.ports import free_ports
 from native.process import Process
-from schemas.keys import dump, new_key
+from schemas.keys import new_key
+from schemas.keys_file import dump
 
 
 @dataclass

@@ -11,7 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from schemas.keys import Role, dump, new_key
+from schemas.keys import Role, new_key
+from schemas.keys_file import dump
 from tests.e2e.chain import service
 
 DOCUMENT = Path(__file__).parents[2] / "docs" / "errors.md"

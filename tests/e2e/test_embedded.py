@@ -11,7 +11,8 @@ from urllib.parse import urlsplit
 import pytest
 
 from embedded.store import SqliteStore
-from schemas.keys import dump, new_key
+from schemas.keys import new_key
+from schemas.keys_file import dump
 from tests.deadline import eventually
 from tests.e2e.chain import get, service
 from tests.e2e.load import Load, assert_all_stored

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from schemas.keys import dump, new_key
+from schemas.keys import new_key
+from schemas.keys_file import dump
 from telemetry.metrics import OTHER_TENANTS
 from tests.deadline import eventually
 from tests.e2e.chain import get, service

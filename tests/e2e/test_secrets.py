@@ -20,7 +20,8 @@ import pytest
 
 from native.ports import free_ports
 from native.process import Process
-from schemas.keys import Role, dump, new_key
+from schemas.keys import Role, new_key
+from schemas.keys_file import dump
 from tests.certificates import Authority
 from tests.e2e.chain import is_ready
 

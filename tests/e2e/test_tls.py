@@ -16,7 +16,8 @@ from influxdb_client.client.write_api import SYNCHRONOUS
 
 from ingest.connection_bounds import REFUSED_POLITELY
 from native.process import Process
-from schemas.keys import dump, new_key
+from schemas.keys import new_key
+from schemas.keys_file import dump
 from tests.certificates import Authority
 
 pytestmark = pytest.mark.slow

@@ -20,7 +20,8 @@ from ingest import errors
 from ingest.auth import KeyStore
 from ingest.errors import Dialect, Forbidden, Unauthorized
 from ingest.settings import GatewaySettings
-from schemas.keys import dump, new_key, parse
+from schemas.keys import new_key
+from schemas.keys_file import dump, parse
 from telemetry import audit
 from telemetry.audit import Sparing, record
 

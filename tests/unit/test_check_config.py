@@ -20,7 +20,8 @@ from admin.check_config import Finding, State, exit_code
 from ingest.auth import KeyStore
 from ingest.credentials import write_private
 from native.ports import free_ports
-from schemas.keys import Role, dump, new_key
+from schemas.keys import Role, new_key
+from schemas.keys_file import dump
 from tests.asgi import lifespan
 from tests.deadline import eventually
 from tests.unit.test_gateway import Gateway

@@ -2,7 +2,8 @@ import asyncio
 
 from ingest.dry_run import DryRun
 from ingest.rate_limit import Limit, Refusal
-from schemas.keys import Tenant, dump, new_key
+from schemas.keys import Tenant, new_key
+from schemas.keys_file import dump
 from schemas.log import LogUnavailable
 from telemetry import metrics
 from tests.asgi import AsgiClient, lifespan

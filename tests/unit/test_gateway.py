@@ -16,7 +16,8 @@ from ingest.settings import HttpSettings
 from schemas import receipt, retention
 from schemas.block import decode
 from schemas.dead_letter import DeadLetter, Reason, encode_headers
-from schemas.keys import Role, dump, new_key
+from schemas.keys import Role, new_key
+from schemas.keys_file import dump
 from schemas.log import LogUnavailable, TopicPartition
 from schemas.store import RunSeries, RunSummary, StoreUnavailable
 from tests.asgi import AsgiClient, lifespan

@@ -14,7 +14,8 @@ from ingest.origin import Origin, Piece
 from ingest.settings import HttpSettings
 from schemas import retention
 from schemas.block import MAX_BLOCK_BYTES, MAX_DELIVERIES, Block, encode_headers
-from schemas.keys import dump, new_key
+from schemas.keys import new_key
+from schemas.keys_file import dump
 from schemas.log import LogUnavailable, RecordRefused
 from schemas.precision import Precision
 from tests.asgi import AsgiClient, lifespan

@@ -6,7 +6,8 @@ import pytest
 from ingest.auth import KeyStore, key_in_headers, key_in_query
 from ingest.credentials import NoKeys, credentials_path, ensure_keys
 from ingest.errors import Unauthorized
-from schemas.keys import InvalidKeys, Role, dump, id_of, new_key, parse, without_secrets
+from schemas.keys import InvalidKeys, Role, id_of, new_key, without_secrets
+from schemas.keys_file import dump, parse
 from tests.deadline import eventually
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)

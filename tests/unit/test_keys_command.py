@@ -1,7 +1,8 @@
 from typer.testing import CliRunner
 
 from admin.__main__ import app
-from schemas.keys import digest, parse
+from schemas.keys import digest
+from schemas.keys_file import parse
 
 run = CliRunner().invoke
 

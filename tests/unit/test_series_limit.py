@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from ingest.dry_run import DryRun
 from ingest.series_limit import Mode, SeriesLimiter
 from schemas.admission import Part
-from schemas.keys import Tenant, dump, new_key
+from schemas.keys import Tenant, new_key
+from schemas.keys_file import dump
 from schemas.precision import Precision
 from telemetry import metrics
 from tests.asgi import AsgiClient, lifespan
