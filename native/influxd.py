@@ -7,12 +7,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from native.influxd_binary import binary, ensure_binary, missing
 from native.ports import LOOPBACK, free_ports
-from native.process import Process, StartFailed
+from native.process import Process, Service, StartFailed
 from native.step import Report
 
 __all__ = ["InfluxDB", "ensure", "mend", "missing", "start"]
@@ -21,10 +19,9 @@ READY_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class InfluxDB:
+class InfluxDB(Service):
     """A running, onboarded server. Leaving its block stops it; its data stays in its folder."""
 
-    process: Process
     port: int
     org: str
     #: May do everything.
@@ -37,18 +34,6 @@ class InfluxDB:
     def url(self) -> str:
         """Base address of its HTTP interface."""
         return f"http://{LOOPBACK}:{self.port}"
-
-    def __enter__(self) -> Self:
-        """The server itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.process.stop()
 
 
 def ensure(report: Report) -> Path:

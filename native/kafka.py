@@ -8,12 +8,10 @@ import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from native.kafka_files import KafkaFiles, ensure_files, kafka_files, missing
 from native.ports import LOOPBACK, free_ports
-from native.process import Process
+from native.process import Process, Service
 from native.step import Report, exclusive
 
 __all__ = ["Broker", "ensure", "missing", "start"]
@@ -42,10 +40,9 @@ SETTINGS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Broker:
+class Broker(Service):
     """A running broker. Leaving its block stops it; its data stays in its folder."""
 
-    process: Process
     #: Where it listens; clients are sent to advertised_port.
     port: int
     advertised_port: int
@@ -55,18 +52,6 @@ class Broker:
     def bootstrap_servers(self) -> str:
         """The address for clients, by way of the proxy where one was named."""
         return f"{LOOPBACK}:{self.advertised_port}"
-
-    def __enter__(self) -> Self:
-        """The broker itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.process.stop()
 
 
 def ensure(report: Report) -> Path:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -173,3 +174,22 @@ class Process:
 
     def _start_failed(self, what: str) -> StartFailed:
         return StartFailed(f"{self.name} {what}; {self.log_path}:\n{log_tail(self.log_path)}")
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """A running process that others talk to. Leaving its block stops it."""
+
+    process: Process
+
+    def __enter__(self) -> Self:
+        """The service itself."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.process.stop()

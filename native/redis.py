@@ -6,39 +6,24 @@ import shutil
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 from native.ports import LOOPBACK, free_ports
-from native.process import Process
+from native.process import Process, Service
 
 PROGRAM = "redis-server"
 READY_TIMEOUT_S = 20.0
 
 
 @dataclass(frozen=True, slots=True)
-class Redis:
+class Redis(Service):
     """A running server. Leaving its block stops it."""
 
-    process: Process
     port: int
 
     @property
     def url(self) -> str:
         """What clients connect to."""
         return f"redis://{LOOPBACK}:{self.port}/0"
-
-    def __enter__(self) -> Self:
-        """The server itself."""
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.process.stop()
 
 
 def missing() -> list[str]:
