@@ -30,8 +30,11 @@ demo-real: $(STAMP) ## the same on a real Kafka and a real InfluxDB 2, one consu
 serve: $(STAMP) ## run the embedded server on 127.0.0.1:8787
 	$(BIN)/stepclock-server serve
 
-test: $(STAMP) ## every test; real Kafka and InfluxDB where they can be had
-	$(BIN)/python -m pytest
+# Many tests wait for something to happen. Each process has a Kafka and an InfluxDB of its own.
+JOBS ?= 2
+
+test: $(STAMP) ## every test; real Kafka and InfluxDB where they can be had (JOBS=2 processes)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 test-fast: $(STAMP) ## the tests that need no service and no time
 	$(BIN)/python -m pytest -m "not real and not slow"

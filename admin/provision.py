@@ -162,5 +162,5 @@ def _show(plan: Iterable[Change], console: Console) -> None:
 
 
 def _fail(message: str, code: int) -> typer.Exit:
-    _errors.print(f"error: {message}", style="red", markup=False)
+    _errors.print(f"error: {message}", style="red", markup=False, soft_wrap=True)
     return typer.Exit(code)

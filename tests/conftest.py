@@ -1,16 +1,18 @@
 """Real services for tests that name them: `kafka`, `influx`, `redis`, or `kafka_process`, ….
 
-Only these fixtures, the marker `real` and the summary line belong here; fixtures of one suite
-stand in that suite.
+Only these fixtures, the marker `real`, the summary lines and what running in several processes
+(pytest-xdist) needs belong here; fixtures of one suite stand in that suite.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Generator, Iterator
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import pytest
 
@@ -57,6 +59,16 @@ class RealTests:
         if self.how[service] in {"unused", "absent"}:
             self.how[service] = how
 
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        """Count a test, whichever process ran it."""
+        if "real" not in report.keywords or hasattr(report, "wasxfail"):
+            return
+        if report.skipped and isinstance(report.longrepr, tuple):
+            _path, _line, reason = report.longrepr
+            self.skipped[report.nodeid] = reason.removeprefix("Skipped: ")
+        elif report.when == "call":
+            self.ran.add(report.nodeid)
+
     @property
     def line(self) -> str:
         """One line that says how much was proven against real services."""
@@ -76,6 +88,15 @@ def in_ci() -> bool:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[REAL] = RealTests()
+    config.pluginmanager.register(config.stash[REAL])
+    if is_worker(config):
+        # It was started with SIGINT ignored, and so would be the processes that tests start.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def is_worker(config: pytest.Config) -> bool:
+    """Whether this process only runs tests for another one, which reports on them."""
+    return hasattr(config, "workeroutput")
 
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects by marker
@@ -83,27 +104,28 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if REAL_FIXTURES.intersection(getattr(item, "fixturenames", ())):
             item.add_marker("real")
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(
-    item: pytest.Item,
-) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    report = yield
-    if "real" not in report.keywords or hasattr(report, "wasxfail"):
-        return report
-    real = item.config.stash[REAL]
-    if report.skipped and isinstance(report.longrepr, tuple):
-        _path, _line, reason = report.longrepr
-        real.skipped[report.nodeid] = reason.removeprefix("Skipped: ")
-    elif report.when == "call":
-        real.ran.add(report.nodeid)
-    return report
+    doubled = [name for name, count in Counter(item.nodeid for item in items).items() if count > 1]
+    if doubled:
+        # Spread over several processes, all but one of them would silently not run.
+        raise pytest.UsageError(f"several tests are called {doubled[0]}")
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    if in_ci() and exitstatus == pytest.ExitCode.OK and session.config.stash[REAL].skipped:
+    if is_worker(session.config):
+        session.config.workeroutput["how"] = session.config.stash[REAL].how
+        session.config.workeroutput["simulated"] = dict(SIMULATED)
+    elif in_ci() and exitstatus == pytest.ExitCode.OK and session.config.stash[REAL].skipped:
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any) -> None:
+    """What a worker of pytest-xdist has found, once it is done."""
+    output = getattr(node, "workeroutput", {})
+    for service, how in output.get("how", {}).items():
+        if how != "unused":
+            node.config.stash[REAL].found(service, how)
+    SIMULATED.update(output.get("simulated", {}))
 
 
 def pytest_terminal_summary(

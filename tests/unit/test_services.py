@@ -70,7 +70,9 @@ def test_the_reasons_of_every_way_that_failed_are_kept() -> None:
         pass
 
 
-def run_pytest(tmp_path: Path, source: str, ci: str) -> subprocess.CompletedProcess[str]:
+def run_pytest(
+    tmp_path: Path, source: str, ci: str, *more: str
+) -> subprocess.CompletedProcess[str]:
     """A session of its own on one file, where no service can be had."""
     test = tmp_path / "test_it.py"
     test.write_text(source)
@@ -83,7 +85,7 @@ def run_pytest(tmp_path: Path, source: str, ci: str) -> subprocess.CompletedProc
     }
     options = ["-c", "pyproject.toml", "-p", "tests.conftest", "-p", "no:cacheprovider"]
     return subprocess.run(
-        [sys.executable, "-m", "pytest", *options, str(test)],
+        [sys.executable, "-m", "pytest", *options, *more, str(test)],
         env=environment,
         cwd=ROOT,
         capture_output=True,
@@ -125,9 +127,22 @@ def test_a_skipped_real_test_fails_the_session_in_ci(tmp_path: Path) -> None:
     locally = run_pytest(tmp_path, SKIPPED, ci="")
     assert locally.returncode == 0
     assert line in locally.stdout
-    in_ci = run_pytest(tmp_path, SKIPPED, ci="true")
-    assert in_ci.returncode == 1
-    assert line in in_ci.stdout
+    for processes in ("0", "2"):
+        in_ci = run_pytest(tmp_path, SKIPPED, "true", "-n", processes)
+        assert in_ci.returncode == 1
+        assert line in in_ci.stdout
+
+
+def test_tests_in_processes_of_their_own_tell_which_services_they_found(tmp_path: Path) -> None:
+    done = run_pytest(tmp_path, "def test_it(kafka): pass", "", "-n", "2")
+    assert "real: kafka=absent influxdb=unused redis=unused tests=0 skipped=1" in done.stdout
+
+
+def test_two_tests_of_one_name_are_an_error_since_only_one_would_run(tmp_path: Path) -> None:
+    twice = ("--keep-duplicates", str(tmp_path / "test_it.py"))
+    done = run_pytest(tmp_path, "def test_it(): pass", "", *twice)
+    assert done.returncode == 4
+    assert "several tests are called ::test_it" in done.stderr
 
 
 def test_the_shared_kafka_serves(kafka: Kafka) -> None:
