@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import logging
-import os
 import signal
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 from adapters.influx import InfluxWriter
 from adapters.kafka import KafkaPublisher, KafkaSource
@@ -111,7 +109,7 @@ def work(
         if not settings.influx_token.get_secret_value():
             _log.warning("STEPCLOCK_INFLUX_TOKEN is not set: InfluxDB will refuse every write")
         if settings.probe_address_file is not None:
-            _write_address(settings.probe_address_file, probes.url)
+            probes.write_address(settings.probe_address_file)
         if _wait_for_log(publisher, stop):
             _log.info(
                 "consuming %s as group %s, threads: %d",
@@ -123,13 +121,6 @@ def work(
     finally:
         publisher.close(_PROBE_S)
         probes.close()
-
-
-def _write_address(path: Path, url: str) -> None:
-    """Whoever sees the file sees all of it."""
-    written = path.with_name(f"{path.name}.{os.getpid()}")
-    written.write_text(url, "utf-8")
-    written.replace(path)
 
 
 def _wait_for_log(publisher: KafkaPublisher, stop: threading.Event) -> bool:

@@ -1,18 +1,13 @@
-"""The workers' HTTP port: /livez, /readyz, /health for orchestrators, /metrics for Prometheus."""
+"""What the workers answer to /livez, /readyz and /health."""
 
 from __future__ import annotations
 
 import json
-import threading
 import time
-from collections.abc import Callable, Mapping
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from typing import Protocol
 
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
-
-#: Longest wait for a client's request line, so that no client holds a thread for ever.
-_CLIENT_TIMEOUT_S = 5.0
+from telemetry.probe_server import ProbeServer
 
 
 class Probed(Protocol):
@@ -42,8 +37,8 @@ class Probed(Protocol):
         ...
 
 
-class Probes:
-    """Serves until closed, on a thread of its own; port 0 takes a free one.
+class Probes(ProbeServer):
+    """Answers for the workers of one process.
 
     /livez: 503 once a worker's loop has not got on for live_after_s seconds, so restart it.
     /readyz: 200 from the first poll of the last worker until the drain; neither Kafka nor the
@@ -64,43 +59,15 @@ class Probes:
         self._expected = workers
         self._now = now
         self._workers: dict[int, Probed] = {}
-        self._answers: Mapping[str, Callable[[], tuple[int, str]]] = {
-            "/livez": self._livez,
-            "/readyz": self._readyz,
-            "/health": self._health,
-        }
-        self._server = _Server((host, port), _Handler)
-        self._server.answer = self._answer
-        self._thread = threading.Thread(
-            target=self._server.serve_forever, args=(0.1,), name="probes", daemon=True
+        super().__init__(
+            host,
+            port,
+            {"/livez": self._livez, "/readyz": self._readyz, "/health": self._health},
         )
-        self._thread.start()
-
-    @property
-    def url(self) -> str:
-        """Base URL of what it listens on."""
-        host, port = self._server.server_address[:2]
-        return f"http://{host!s}:{port}"
 
     def watch(self, worker: Probed, number: int = 0) -> None:
         """Answer for this worker from now on, in the place of an earlier one of its number."""
         self._workers[number] = worker
-
-    def close(self) -> None:
-        """Stop listening. Idempotent."""
-        if self._thread.is_alive():
-            self._server.shutdown()
-            self._thread.join()
-        self._server.server_close()
-
-    def _answer(self, path: str) -> tuple[int, str, bytes]:
-        if path == "/metrics":
-            return 200, CONTENT_TYPE_LATEST, generate_latest()
-        answer = self._answers.get(path)
-        if answer is None:
-            return 404, "application/json", b'{"status":"no such page"}'
-        status, body = answer()
-        return status, "application/json", body.encode()
 
     def _livez(self) -> tuple[int, str]:
         now = self._now()
@@ -135,24 +102,3 @@ class Probes:
     def _all_started(self) -> bool:
         workers = self._watched()
         return len(workers) == self._expected and all(worker.started for worker in workers)
-
-
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    answer: Callable[[str], tuple[int, str, bytes]]
-
-
-class _Handler(BaseHTTPRequestHandler):
-    timeout = _CLIENT_TIMEOUT_S
-    server: _Server
-
-    def do_GET(self) -> None:
-        status, content_type, body = self.server.answer(self.path.partition("?")[0])
-        self.send_response(status)
-        self.send_header("Content-Type", content_type)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
-        """Leave no log line for each probe."""
