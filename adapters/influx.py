@@ -3,7 +3,15 @@
 from __future__ import annotations
 
 from adapters.influx_admin import Bucket, InfluxAdmin, default_shard_s
+from adapters.influx_attempts import InfluxAttempts
 from adapters.influx_reader import InfluxReader
 from adapters.influx_writer import InfluxWriter
 
-__all__ = ["Bucket", "InfluxAdmin", "InfluxReader", "InfluxWriter", "default_shard_s"]
+__all__ = [
+    "Bucket",
+    "InfluxAdmin",
+    "InfluxAttempts",
+    "InfluxReader",
+    "InfluxWriter",
+    "default_shard_s",
+]

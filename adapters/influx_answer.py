@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from schemas.experiment import RESERVED
 from schemas.precision import Precision
-from schemas.store import FieldValue, RunSeries, StoredPoint, StoreUnavailable
+from schemas.store import (
+    AttemptState,
+    AttemptSteps,
+    FieldValue,
+    RunSeries,
+    StoredPoint,
+    StoreUnavailable,
+)
 
 #: From the type that the server names to the value that stands for the JSON token, in which
 #: integers are left as text.
@@ -82,3 +90,59 @@ def stored_points(table: Table, types: Mapping[str, str]) -> Iterator[StoredPoin
         }
         if fields:
             yield StoredPoint(table["name"], tags, int(time), fields)
+
+
+def attempt_steps(first: list[Table], last: list[Table]) -> list[AttemptSteps]:
+    """Attempts by the two ends that were asked for one after the other.
+
+    One of which only one end was found is left out: it came or went in between.
+    """
+    starts, ends = _ends(first, min), _ends(last, max)
+    return [
+        AttemptSteps(*of, starts[of], ends[of])
+        for of in sorted(starts.keys() & ends.keys())
+        if starts[of] <= ends[of]
+    ]
+
+
+def attempt_states(tables: list[Table]) -> list[AttemptState]:
+    """Rows of time, state, first_step, step and reason, one a table."""
+    return [
+        AttemptState(
+            experiment=tags.get("experiment", ""),
+            run=tags["run"],
+            time_ns=int(time),
+            state=str(state),
+            rank=tags.get("rank", ""),
+            attempt=tags.get("attempt", ""),
+            by=tags.get("by", ""),
+            first_step=_step(first_step),
+            step=_step(step),
+            reason=reason or "",
+        )
+        for tags, (time, state, first_step, step, reason) in (
+            (table["tags"], table["values"][0]) for table in tables
+        )
+    ]
+
+
+def _ends(
+    tables: list[Table], end: Callable[[int, int], int]
+) -> dict[tuple[str, str, str, str], int]:
+    """The step of each table by measurement, experiment, run and attempt."""
+    found: dict[tuple[str, str, str, str], int] = {}
+    for table in tables:
+        name, tags = table["name"], table["tags"]
+        # An experiment may have a free tag of that name.
+        experiment = tags["experiment"] if name in RESERVED else name
+        if not experiment:
+            continue
+        of = (name, experiment, tags["run"], tags["attempt"])
+        step = time_ns(table) // Precision.MS.ns
+        found[of] = end(found.get(of, step), step)
+    return found
+
+
+def _step(token: str | float | None) -> int | None:
+    """A step that a client may have written as a float."""
+    return None if token is None else int(float(token))

@@ -75,7 +75,7 @@ class InfluxReader:
 
     def ping(self) -> None:
         """Return if the server answers this token. Raises StoreUnavailable."""
-        self._ask("", (), "SHOW DATABASES")
+        self.tables("", (), "SHOW DATABASES")
 
     def close(self) -> None:
         """Close the connections. Idempotent."""
@@ -83,7 +83,7 @@ class InfluxReader:
 
     def experiments(self, namespace: str) -> list[str]:
         """Measurements of class raw, sorted; reserved names left out."""
-        (tables,) = self._ask(
+        (tables,) = self.tables(
             namespace, [DEFAULT_CLASS], influxql.show_measurements(namespace, DEFAULT_CLASS)
         )
         names = [row[0] for table in tables for row in table["values"]]
@@ -98,7 +98,7 @@ class InfluxReader:
         raw = influxql.measurement(DEFAULT_CLASS, experiment)
         steps = influxql.measurement(STEP_CLASS, experiment)
         any_run, by_run = influxql.of_runs(()), 'GROUP BY "run"'
-        latest, first, last = self._ask(
+        latest, first, last = self.tables(
             namespace,
             [DEFAULT_CLASS, STEP_CLASS],
             influxql.select("*::field", raw, any_run, tail=f"{by_run} ORDER BY time DESC LIMIT 1"),
@@ -121,7 +121,7 @@ class InfluxReader:
         metric = influxql.identifier(query.metric)
         runs = influxql.of_runs(query.runs)
         given = influxql.within(_scaled(query.start, unit_ns), _scaled(query.end, unit_ns))
-        keys, first, last = self._ask(
+        keys, first, last = self.tables(
             query.namespace,
             [retention_class],
             influxql.show_field_keys(query.namespace, retention_class, query.experiment),
@@ -138,7 +138,7 @@ class InfluxReader:
         if buckets is None:
             return []
         start_ns, end_ns = buckets.start * unit_ns, buckets.end * unit_ns
-        (tables,) = self._ask(
+        (tables,) = self.tables(
             query.namespace,
             [retention_class],
             influxql.select(
@@ -155,7 +155,7 @@ class InfluxReader:
         self, namespace: str, retention_class: str, experiment: str, run: str | None = None
     ) -> Iterator[StoredPoint]:
         """Every point, by series and ascending time, streamed as the server sends it."""
-        (keys,) = self._ask(
+        (keys,) = self.tables(
             namespace,
             [retention_class],
             influxql.show_field_keys(namespace, retention_class, experiment),
@@ -174,7 +174,9 @@ class InfluxReader:
                     for table in result.get("series", ()):
                         yield from stored_points(table, types)
 
-    def _ask(self, namespace: str, classes: Collection[str], *statements: str) -> list[list[Table]]:
+    def tables(
+        self, namespace: str, classes: Collection[str], *statements: str
+    ) -> list[list[Table]]:
         """The tables of each statement; none for one about a class that has no bucket.
 
         classes: those that the statements name.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from operator import itemgetter
 from pathlib import Path
 
-from embedded import store_queries
+from embedded import attempts, store_queries
 from embedded.points import Point, PointParser, fault
 from embedded.series import Series, SeriesIds
 from embedded.store_file import StoreFile
@@ -17,19 +17,22 @@ from schemas import retention as retention_classes
 from schemas.precision import Precision
 from schemas.retention import DEFAULT_CLASS, STEP_CLASS, RetentionClass
 from schemas.store import (
+    AttemptState,
+    AttemptSteps,
     FieldConflict,
     FieldValue,
     LinesRefused,
     RunSeries,
     RunSummary,
     SeriesQuery,
+    StaleSteps,
     StoredPoint,
     StoreMisconfigured,
 )
 
 _NS_PER_S = 10**9
 
-#: Values that one transaction of sweep deletes.
+#: Values that one transaction of sweep or delete_steps deletes.
 _SWEPT_VALUES = 10_000
 
 #: Series, field, time in ns, value.
@@ -42,7 +45,7 @@ ON CONFLICT DO UPDATE SET value = excluded.value
 
 
 class SqliteStore:
-    """Implements LineWriter and StoreReader. One writer a file; safe to read from any thread.
+    """Implements LineWriter, StoreReader and AttemptStore. Safe to call from any thread.
 
     The step clock is written with the points themselves, in the same transaction: a point of
     class raw that has a step, and one of measurement nonfinite of class events, also stands
@@ -150,6 +153,25 @@ class SqliteStore:
         """Every point of one measurement in one class, by series and ascending time."""
         with self._file.reading() as connection:
             yield from store_queries.points(connection, namespace, retention_class, experiment, run)
+
+    # -- AttemptStore ---------------------------------------------------------------------
+
+    def attempt_steps(self, namespace: str) -> list[AttemptSteps]:
+        """Every attempt with points in class steps; none without a tag attempt."""
+        with self._file.reading() as connection:
+            return attempts.attempt_steps(connection, namespace)
+
+    def attempt_states(self, namespace: str, since_ns: int) -> list[AttemptState]:
+        """The newest line of each series of run_state, of those from since_ns on."""
+        with self._file.reading() as connection:
+            return attempts.attempt_states(connection, namespace, since_ns)
+
+    def delete_steps(self, namespace: str, stale: StaleSteps) -> None:
+        """Delete these points from class steps. Writes wait for a part of it only."""
+        with self._file.reading() as connection:
+            found = attempts.stale(connection, namespace, stale)
+            while keys := found.fetchmany(_SWEPT_VALUES):
+                self._delete(keys)
 
     # -- retention ------------------------------------------------------------------------
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from adapters.influx import InfluxAdmin, InfluxReader, InfluxWriter
+from adapters.influx import InfluxAdmin, InfluxAttempts, InfluxReader, InfluxWriter
 from embedded.store import SqliteStore
 from schemas import retention
 from schemas.line_protocol import Line, encode, encode_string, parse, split
 from schemas.precision import Precision
-from schemas.store import FieldValue, LineWriter, StoreReader
+from schemas.store import AttemptStore, FieldValue, LineWriter, StoreReader
 from tests.fakes.memory_store import MemoryStore
 from tests.services import Influx
 
@@ -31,6 +31,7 @@ class Store(Protocol):
 
     writer: LineWriter
     reader: StoreReader
+    attempts: AttemptStore
 
     def namespace(self) -> str:
         """A namespace that nobody else uses."""
@@ -45,7 +46,7 @@ class Store(Protocol):
 
 class InMemory:
     def __init__(self) -> None:
-        self.writer = self.reader = MemoryStore()
+        self.writer = self.reader = self.attempts = MemoryStore()
 
     def namespace(self) -> str:
         return fresh_name()
@@ -59,7 +60,7 @@ class InMemory:
 
 class InSqlite:
     def __init__(self, folder: Path) -> None:
-        self.writer = self.reader = SqliteStore(folder / "store.db")
+        self.writer = self.reader = self.attempts = SqliteStore(folder / "store.db")
 
     def namespace(self) -> str:
         return fresh_name()
@@ -76,6 +77,7 @@ class InInflux:
         at = (influx.url, influx.token, influx.org)
         self.writer = InfluxWriter(*at)
         self.reader = InfluxReader(*at)
+        self.attempts = InfluxAttempts(*at)
         self._admin = InfluxAdmin(*at)
 
     def namespace(self) -> str:
@@ -90,6 +92,7 @@ class InInflux:
     def close(self) -> None:
         self.writer.close()
         self.reader.close()
+        self.attempts.close()
         self._admin.close()
 
 

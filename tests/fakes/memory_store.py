@@ -17,6 +17,8 @@ from schemas.buckets import Buckets, cut
 from schemas.precision import Precision
 from schemas.retention import DEFAULT_CLASS, STEP_CLASS
 from schemas.store import (
+    AttemptState,
+    AttemptSteps,
     Clock,
     FieldConflict,
     FieldValue,
@@ -24,6 +26,7 @@ from schemas.store import (
     RunSeries,
     RunSummary,
     SeriesQuery,
+    StaleSteps,
     StoredPoint,
     StoreError,
     StoreMisconfigured,
@@ -64,7 +67,7 @@ class Fault:
 
 
 class MemoryStore:
-    """Implements LineWriter and StoreReader. Safe to call from several threads.
+    """Implements LineWriter, StoreReader and AttemptStore. Safe to call from several threads.
 
     Knobs, all of which may be changed at any time:
 
@@ -76,7 +79,7 @@ class MemoryStore:
       so do the next `restart_writes` writes, whatever they hold. `deaths` counts.
     - `refuse`: lines for which it returns a reason are dropped (422), the others stored.
 
-    `writes` lists every call in order.
+    `writes` lists every call in order, `deletions` every one of delete_steps.
     """
 
     def __init__(self) -> None:
@@ -90,6 +93,7 @@ class MemoryStore:
         self.deaths = 0
         self._restarting = 0
         self.writes: list[Write] = []
+        self.deletions: list[StaleSteps] = []
         self.closed = False
         self._lock = threading.RLock()
         self._points: dict[tuple[str, str], dict[Series, dict[int, Fields]]] = {}
@@ -233,6 +237,56 @@ class MemoryStore:
         for ((measurement, tags), time_ns), fields in sorted(content.items(), key=_by_series):
             if measurement == experiment and (run is None or dict(tags).get("run") == run):
                 yield StoredPoint(measurement, dict(tags), time_ns, fields)
+
+    # -- AttemptStore ---------------------------------------------------------------------
+
+    def attempt_steps(self, namespace: str) -> list[AttemptSteps]:
+        self.ping()
+        steps: dict[tuple[str, str, str, str], list[int]] = {}
+        for (name, tags), time_ns in self.content(namespace, STEP_CLASS):
+            found = dict(tags)
+            experiment = found.get("experiment", "") if name in _RESERVED else name
+            if experiment and "run" in found and "attempt" in found:
+                of = (name, experiment, found["run"], found["attempt"])
+                steps.setdefault(of, []).append(time_ns // Precision.MS.ns)
+        return [AttemptSteps(*of, min(found), max(found)) for of, found in sorted(steps.items())]
+
+    def attempt_states(self, namespace: str, since_ns: int) -> list[AttemptState]:
+        self.ping()
+        newest: dict[Series, AttemptState] = {}
+        content = self.content(namespace, "events")
+        for (series, time_ns), fields in sorted(content.items(), key=lambda item: item[0][1]):
+            tags = dict(series[1])
+            if series[0] == "run_state" and "run" in tags and "state" in fields:
+                if time_ns < since_ns:
+                    continue
+                newest[series] = AttemptState(
+                    tags.get("experiment", ""),
+                    tags["run"],
+                    time_ns,
+                    fields["state"],
+                    tags.get("rank", ""),
+                    tags.get("attempt", ""),
+                    tags.get("by", ""),
+                    fields.get("first_step"),
+                    fields.get("step"),
+                    fields.get("reason", ""),
+                )
+        return list(newest.values())
+
+    def delete_steps(self, namespace: str, stale: StaleSteps) -> None:
+        self.ping()
+        with self._lock:
+            self.deletions.append(stale)
+            for (name, tags), by_time in self._points.get((namespace, STEP_CLASS), {}).items():
+                found = dict(tags)
+                if (
+                    name == stale.measurement
+                    and stale.experiment in (name, found.get("experiment"))
+                    and (found.get("run"), found.get("attempt")) == (stale.run, stale.attempt)
+                ):
+                    for time_ns in [t for t in by_time if t >= stale.from_step * Precision.MS.ns]:
+                        del by_time[time_ns]
 
     # -- for assertions -------------------------------------------------------------------
 
