@@ -163,6 +163,34 @@ class InfluxSettings(CommonSettings):
         return self
 
 
+class ProbeSettings(CommonSettings):
+    """Where a process without an HTTP side of its own answers probes."""
+
+    probe_host: str = Field(
+        default="127.0.0.1",
+        description="Address of the probe and metrics port; default 127.0.0.1. "
+        "Set 0.0.0.0 in a container.",
+    )
+    probe_port: int = Field(
+        default=8788,
+        ge=0,
+        le=65535,
+        description="Port of /livez, /readyz, /health and /metrics; default 8788. "
+        "0 takes a free one, which is logged.",
+    )
+    probe_address_file: Path | None = Field(
+        default=None,
+        description="File that receives the base URL of that port once it listens; default "
+        "unset. Set it with PROBE_PORT=0, so that others find the port.",
+    )
+    live_after_s: float = Field(
+        default=60.0,
+        gt=0,
+        description="Seconds without progress of the loop after which /livez fails; default 60. "
+        "Keep it well above the store's timeout.",
+    )
+
+
 def default_data_dir() -> Path:
     """Where serve keeps its files unless STEPCLOCK_DATA_DIR says otherwise (XDG data home)."""
     return platformdirs.user_data_path("stepclock")

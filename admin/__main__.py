@@ -19,10 +19,12 @@ from admin.lag import lag_command
 from admin.ledger import ledger_command
 from admin.provision import provision_command
 from admin.settings import settings_command
+from admin.terminal import plain
 from consumers.settings import ConsumerSettings
 from embedded.settings import ServeSettings
 from ingest.credentials import NoKeys
 from ingest.settings import GatewaySettings
+from janitor.settings import JanitorSettings
 from schemas.keys import InvalidKeys
 from schemas.retention import InvalidRetention
 
@@ -102,13 +104,53 @@ def consumer(
     raise typer.Exit(_run(lambda: run(settings)))
 
 
+@app.command(
+    epilog="Examples: STEPCLOCK_INFLUX_TOKEN_FILE=token stepclock-server janitor --probe-port 0; "
+    "stepclock-server janitor --dry-run"
+)
+def janitor(
+    probe_port: Annotated[
+        int | None, typer.Option(help="Port of probes and metrics (STEPCLOCK_PROBE_PORT).")
+    ] = None,
+    silent_after_s: Annotated[
+        float | None,
+        typer.Option(help="Seconds until a run is silent (STEPCLOCK_SILENT_AFTER_S)."),
+    ] = None,
+    lost_after_s: Annotated[
+        float | None, typer.Option(help="Seconds until a run is lost (STEPCLOCK_LOST_AFTER_S).")
+    ] = None,
+    once: Annotated[
+        bool, typer.Option("--once", help="End when nothing is left to do, without probes.")
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Look once, and print what would be done.")
+    ] = False,
+) -> None:
+    """Keep runs in InfluxDB: one curve by step where a run resumed, silent and lost runs told.
+
+    `serve` does the same by itself. Exit code 1 of --once and --dry-run: InfluxDB is away.
+    """
+    from janitor.__main__ import run  # noqa: PLC0415 - each command loads only what it runs
+
+    settings = _settings(
+        JanitorSettings,
+        probe_port=probe_port,
+        silent_after_s=silent_after_s,
+        lost_after_s=lost_after_s,
+    )
+    how: dict[str, Any] = {"once": once, "dry_run": dry_run}
+    if once or dry_run:
+        how["say"] = lambda text: typer.echo(plain(text).plain)
+    raise typer.Exit(_run(lambda: run(settings, **how)))
+
+
 S = TypeVar("S", bound=CommonSettings)
 
 
 def _settings(kind: type[S], **flags: Any) -> S:
     """Flag over environment over default. Exit code 2 for what can't be."""
     for variable, near in unknown_variables(
-        os.environ, [GatewaySettings, ConsumerSettings, ServeSettings]
+        os.environ, [GatewaySettings, ConsumerSettings, JanitorSettings, ServeSettings]
     ):
         hint = f"; did you mean {near}?" if near else ""
         _errors.print(f"warning: {variable} is not a setting{hint}", style="yellow")

@@ -26,6 +26,7 @@ from admin.terminal import plain
 from consumers.settings import ConsumerSettings
 from embedded.settings import ServeSettings
 from ingest.settings import GatewaySettings, HttpSettings
+from janitor.settings import JanitorSettings
 from schemas.keys import DEFAULT_NAMESPACE, InvalidKeys, KeyRecord, Role
 from schemas.keys_file import parse
 from schemas.log import LogUnavailable
@@ -35,6 +36,7 @@ from schemas.store import StoreError
 _COMMANDS: Mapping[str, type[CommonSettings]] = {
     "gateway": GatewaySettings,
     "consumer": ConsumerSettings,
+    "janitor": JanitorSettings,
     "serve": ServeSettings,
 }
 

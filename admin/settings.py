@@ -15,10 +15,12 @@ from adapters.settings import PREFIX, CommonSettings
 from consumers.settings import ConsumerSettings
 from embedded.settings import ServeSettings
 from ingest.settings import GatewaySettings
+from janitor.settings import JanitorSettings
 
 _COMMANDS: tuple[tuple[str, type[CommonSettings]], ...] = (
     ("gateway", GatewaySettings),
     ("consumer", ConsumerSettings),
+    ("janitor", JanitorSettings),
     ("serve", ServeSettings),
 )
 

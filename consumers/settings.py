@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from pydantic import Field, field_validator
 
-from adapters.settings import CommonSettings, InfluxSettings, KafkaSettings
+from adapters.settings import CommonSettings, InfluxSettings, KafkaSettings, ProbeSettings
 
 
 class WorkerSettings(CommonSettings):
@@ -87,7 +85,7 @@ class WorkerSettings(CommonSettings):
         return tags
 
 
-class ConsumerSettings(KafkaSettings, InfluxSettings, WorkerSettings):
+class ConsumerSettings(KafkaSettings, InfluxSettings, WorkerSettings, ProbeSettings):
     """One worker process between Kafka and InfluxDB."""
 
     threads: int = Field(
@@ -114,29 +112,6 @@ class ConsumerSettings(KafkaSettings, InfluxSettings, WorkerSettings):
         gt=0,
         description="Seconds until dead letters must be acknowledged, else the worker stops; "
         "default 30.",
-    )
-    probe_host: str = Field(
-        default="127.0.0.1",
-        description="Address of the probe and metrics port; default 127.0.0.1. "
-        "Set 0.0.0.0 in a container.",
-    )
-    probe_port: int = Field(
-        default=8788,
-        ge=0,
-        le=65535,
-        description="Port of /livez, /readyz, /health and /metrics; default 8788. "
-        "0 takes a free one, which is logged.",
-    )
-    probe_address_file: Path | None = Field(
-        default=None,
-        description="File that receives the base URL of that port once it listens; default "
-        "unset. Set it with PROBE_PORT=0, so that others find the port.",
-    )
-    live_after_s: float = Field(
-        default=60.0,
-        gt=0,
-        description="Seconds without progress of the loop after which /livez fails; default 60. "
-        "Keep it well above the store's timeout.",
     )
 
     def share_of_a_thread(self) -> ConsumerSettings:

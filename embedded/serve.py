@@ -12,6 +12,7 @@ from consumers.dead_letters import DeadLetters
 from consumers.errors import ConsumerStopped, LossAccepted
 from consumers.views import WallView
 from consumers.worker import Worker
+from embedded.janitor_thread import JanitorThread
 from embedded.log import SqliteLog
 from embedded.log_publisher import SqlitePublisher
 from embedded.log_source import SqliteSource
@@ -24,6 +25,9 @@ from ingest.auth import KeyStore
 from ingest.connection_bounds import ConnectionBounds
 from ingest.credentials import ensure_keys
 from ingest.server import HttpServer, run_http
+from janitor.janitor import Janitor
+from janitor.loop import Loop
+from janitor.namespaces import Namespaces
 from schemas.retention import Kind
 from schemas.topics import DEAD_LETTER_TOPIC, topic_of
 from telemetry.logs import configure
@@ -106,7 +110,8 @@ def run(settings: ServeSettings) -> int:
     data_dir = settings.data_dir
     data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     retention = load_retention(settings.retention_file)
-    keys = KeyStore(ensure_keys(settings.keys_file, data_dir, settings.host))
+    keys_file = ensure_keys(settings.keys_file, data_dir, settings.host)
+    keys = KeyStore(keys_file)
     topics = [topic_of(c.name) for c in retention.values() if c.kind is Kind.INGEST]
 
     log = SqliteLog(log_path(data_dir), [*topics, DEAD_LETTER_TOPIC])
@@ -123,6 +128,18 @@ def run(settings: ServeSettings) -> int:
         [*topics, DEAD_LETTER_TOPIC],
         log_keep_ms=settings.log_keep_h * 3_600_000,
     )
+    janitor = JanitorThread(
+        Loop(
+            Janitor(
+                store,
+                store,
+                Namespaces(keys_file),
+                settings.patience,
+                max_deletions=settings.janitor_max_deletions,
+            ),
+            interval_s=settings.janitor_interval_s,
+        )
+    )
     progress = SqliteProgress(log, store_path(data_dir), DEAD_LETTER_TOPIC)
     app = create_app(
         settings,
@@ -133,9 +150,11 @@ def run(settings: ServeSettings) -> int:
         keys.reload_on_hangup()
         worker.watch(server)
         upkeep.watch(server)
+        janitor.watch(server)
 
     worker.start()
     upkeep.start()
+    janitor.start()
     try:
         code = run_http(
             app,
@@ -148,13 +167,14 @@ def run(settings: ServeSettings) -> int:
             on_started=on_started,
         )
     finally:
+        janitor.stop()
         upkeep.stop()
         worker.stop()  # while it drains, it may still have to write dead letters
         publisher.close(settings.drain_s)
         store.close()
     if isinstance(worker.failure, ConsumerStopped):
         return 1  # it has said what to do
-    failure = worker.failure or upkeep.failure
+    failure = worker.failure or upkeep.failure or janitor.failure
     if failure is not None:
         raise failure
     return code

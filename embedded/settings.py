@@ -6,10 +6,11 @@ from pydantic import Field
 
 from consumers.settings import WorkerSettings
 from ingest.settings import HttpSettings
+from janitor.settings import PatienceSettings
 
 
-class ServeSettings(HttpSettings, WorkerSettings):
-    """The gateway's HTTP side and the worker's loop, in one process on SQLite."""
+class ServeSettings(HttpSettings, WorkerSettings, PatienceSettings):
+    """The gateway's HTTP side, the worker's loop and the janitor, in one process on SQLite."""
 
     log_keep_h: int = Field(
         default=24,

@@ -42,6 +42,12 @@ def parse(text: str) -> Mapping[str, KeyRecord]:
         raise InvalidKeys(f"not valid TOML: {exc}") from exc
 
 
+def namespaces(text: str) -> list[str]:
+    """Namespaces of a keys.toml, sorted, the default one always. Raises InvalidKeys."""
+    found = {record.tenant.namespace for record in parse(text).values()}
+    return sorted({DEFAULT_NAMESPACE, *found})
+
+
 def dump(records: Iterable[KeyRecord]) -> str:
     """The keys.toml of these records, such that `parse` gives them back."""
     tenants: dict[str, dict[str, object]] = {}

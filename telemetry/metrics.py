@@ -162,3 +162,26 @@ LOST_OFFSETS = Counter("stepclock_consumer_lost_offsets_total", "Records deleted
 
 # Assignments and losses of partitions. Many a minute: consumers come and go.
 REBALANCES = Counter("stepclock_consumer_rebalances_total", "Rebalances seen.", ["event"])
+
+# -- janitor ------------------------------------------------------------------------------
+
+# Attempts of which points left class steps, since a higher attempt of the run had begun. It
+# grows when runs resume, and again when an old attempt's rows come late. Growing steadily: an
+# old job still runs beside the resumed one.
+JANITOR_DELETIONS = Counter("stepclock_janitor_deletions_total", "Attempts cut in class steps.")
+
+# Runs that were found silent or lost. A jump of many at once: points do not arrive, rather than
+# that all jobs died.
+JANITOR_VERDICTS = Counter("stepclock_janitor_verdicts_total", "Runs found so.", ["state"])
+
+# Runs of the last seven days by their state at the last round.
+JANITOR_RUNS = Gauge("stepclock_janitor_runs", "Runs by state.", ["state"])
+
+# Time of one round, and when the last one was done (Unix time; 0: none yet). Standing still:
+# the janitor is gone, or the store is away; resumed runs show two curves by step meanwhile.
+JANITOR_ROUND_SECONDS = Histogram(
+    "stepclock_janitor_round_seconds", "Time of one round.", buckets=_LATENCY_S
+)
+JANITOR_ROUND_AT = Gauge(
+    "stepclock_janitor_last_round_timestamp_seconds", "When the last round was done."
+)

@@ -117,7 +117,8 @@ def runs_by_step(namespace: str = DEFAULT_NAMESPACE) -> Json:
                 [
                     table(
                         "State",
-                        "The newest state that each run reported, with its step and wall time.",
+                        "The newest state of each run, with its step and wall time: what it "
+                        "reported, or silent and then lost, once it reports no more.",
                         STEPS,
                         [
                             _table(

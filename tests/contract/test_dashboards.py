@@ -21,10 +21,13 @@ from admin.plan import plan_buckets, plan_mappings
 from consumers.views import StepsView, WallView
 from grafana.builders.pipeline import pipeline
 from grafana.builders.runs_by_step import runs_by_step
+from janitor.decide import Patience, verdicts
 from native.ports import free_ports
 from schemas.block import Block
 from schemas.metrics import MetricsRow, encode_row
 from schemas.precision import Precision
+from schemas.run_state import line_of
+from schemas.store import AttemptState
 from telemetry import metrics
 from tests.contract.stores import CLASSES, RECENT_NS, VOLATILE, fresh_name
 from tests.deadline import eventually
@@ -193,6 +196,16 @@ def test_tables_tell_state_checkpoint_and_attempts(database: Database) -> None:
         ("", 0, 49),
         ("1", 50, 99),
     ]
+
+
+def test_a_run_that_says_no_more_is_shown_as_the_janitor_found_it(influx: Influx) -> None:
+    database = Database(influx)
+    last = AttemptState(EXPERIMENT, "a", RECENT_NS, "running", attempt="0", step=7)
+    database.store("events", [line_of(last)])
+    found = list(verdicts([last], RECENT_NS + 3600 * 10**9, Patience(120, 1800)))
+    database.store("events", [line_of(one) for one in found])
+    (state,) = database.ask(filled_in(queries()["State"], run="a"))
+    assert state["values"] == [[RECENT_NS // 10**6 + 1_800_000, "lost", 7]]
 
 
 def test_variables_offer_experiments_runs_and_metrics(database: Database) -> None:

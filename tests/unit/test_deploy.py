@@ -22,6 +22,7 @@ from embedded.settings import ServeSettings
 from grafana.builders import DASHBOARDS
 from grafana.builders.dashboard import text
 from ingest.settings import GatewaySettings
+from janitor.settings import JanitorSettings
 from telemetry import metrics
 from tests.services import INFLUX_IMAGE, KAFKA_IMAGE
 
@@ -38,6 +39,8 @@ RUNBOOK = (ROOT / "docs/runbook.md").read_text("utf-8")
 
 #: Alerts with the text of their rule.
 RULES = dict(re.findall(r"- alert: (\w+)\n(.*?)(?=\n +- alert:|\n  - name:|\Z)", ALERTS, re.DOTALL))
+
+ALL_SETTINGS = [GatewaySettings, ConsumerSettings, JanitorSettings, ServeSettings]
 
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None,
@@ -172,7 +175,7 @@ def test_the_runbook_names_panels_and_settings_that_exist():
     emphasised = set(re.findall(r"(?<!\*)\*([A-Z][^*]+)\*(?!\*)", RUNBOOK))
     assert emphasised <= titles, emphasised - titles
     variables = dict.fromkeys(re.findall(r"\bSTEPCLOCK_[A-Z_]+", RUNBOOK), "")
-    assert unknown_variables(variables, [GatewaySettings, ConsumerSettings, ServeSettings]) == []
+    assert unknown_variables(variables, ALL_SETTINGS) == []
     of_compose = set(re.findall(r"\$\{(\w+):-", COMPOSE))
     assert set(re.findall(r"`([A-Z]+_[A-Z_]+)`", RUNBOOK)) - set(variables) <= of_compose
 
@@ -207,18 +210,18 @@ def test_compose_sets_only_settings_that_exist():
     variables = dict.fromkeys(re.findall(r"^ +(STEPCLOCK_\w+):", COMPOSE, re.MULTILINE), "")
     variables |= dict.fromkeys(re.findall(r"\b(STEPCLOCK_\w+)=", DOCKERFILE), "")
     assert len(variables) >= 8
-    assert unknown_variables(variables, [GatewaySettings, ConsumerSettings, ServeSettings]) == []
+    assert unknown_variables(variables, ALL_SETTINGS) == []
 
 
 def test_settings_are_a_file_of_their_own_and_nothing_else_has_their_prefix():
     # All that connect to Kafka or InfluxDB: they may need a login.
-    assert COMPOSE.count("env_file: ") == COMPOSE.count("<<: [*log-at, *store-at]") == 4
+    assert COMPOSE.count("env_file: ") == COMPOSE.count("<<: [*log-at, *store-at]") == 5
     assert re.search(r'env_file: &settings "\$\{SETTINGS_FILE:-deploy/settings.env\}"', COMPOSE)
     assert not re.search(r"\$\{STEPCLOCK_", COMPOSE)
     examples = re.findall(r"^# (STEPCLOCK_\w+)=", SETTINGS, re.MULTILINE)
     assert examples
     variables = dict.fromkeys(examples, "")
-    assert unknown_variables(variables, [GatewaySettings, ConsumerSettings, ServeSettings]) == []
+    assert unknown_variables(variables, ALL_SETTINGS) == []
 
 
 def test_compose_runs_the_kafka_and_the_influxdb_that_tests_run():
@@ -233,7 +236,7 @@ def test_every_port_of_the_host_is_bound_to_loopback_by_default():
 
 
 def test_the_consumer_can_be_scaled():
-    service = COMPOSE.partition("\n  consumer:\n")[2].partition("\n  admin:\n")[0]
+    service = COMPOSE.partition("\n  consumer:\n")[2].partition("\n  janitor:\n")[0]
     assert service
     assert "container_name" not in COMPOSE
     assert "ports:" not in service
@@ -247,7 +250,7 @@ def test_every_container_is_hardened():
     """Which capabilities each may have; that they are enough shows only where it runs."""
     listed = COMPOSE.partition("\nservices:")[2].partition("\nvolumes:")[0]
     services = re.split(r"\n  (?=\w+:\n)", listed)[1:]
-    assert len(services) == COMPOSE.count("image:") + 4, "four more share the image of Stepclock"
+    assert len(services) == COMPOSE.count("image:") + 5, "five more share the image of Stepclock"
     for service in services:
         of_anchor = "<<: *stepclock" in service or "<<: *unprivileged" in service
         assert of_anchor or "cap_drop: [ALL]" in service, service
@@ -266,7 +269,7 @@ def test_every_container_is_hardened():
 def test_every_service_that_stays_has_a_memory_limit_and_a_health_check():
     services = re.split(r"\n  (?=\w+:\n)", COMPOSE.partition("\nservices:")[2])
     staying = [text for text in services if stays(text)]
-    assert len(staying) == 6
+    assert len(staying) == 7
     for service in staying:
         assert "mem_limit:" in service or "<<: *stepclock" in service
         assert "healthcheck:" in service or service.startswith("gateway:")

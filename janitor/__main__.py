@@ -1,0 +1,111 @@
+"""The janitor as a process of its own, on InfluxDB: ``python -m janitor``."""
+
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+from adapters.influx import InfluxAttempts, InfluxWriter
+from adapters.settings import default_keys_file
+from janitor.janitor import Janitor
+from janitor.loop import Loop
+from janitor.namespaces import Namespaces
+from janitor.settings import JanitorSettings
+from schemas.store import StoreUnavailable
+from telemetry.logs import configure
+from telemetry.probe_server import ProbeServer
+
+_log = logging.getLogger("stepclock.janitor")
+
+
+def run(
+    settings: JanitorSettings,
+    *,
+    once: bool = False,
+    dry_run: bool = False,
+    say: Callable[[str], None] = _log.info,
+    stop: threading.Event | None = None,
+) -> int:
+    """Keep house until SIGTERM (0) or SIGINT (130); once: until nothing is left to do.
+
+    once or dry_run: 1 if InfluxDB is away; otherwise it is waited for. Signals are handled
+    only if no stop is given. Raises InvalidKeys, OSError for a keys file that can't be read
+    at the start.
+    """
+    configure(settings.log_level, settings.audit_file)
+    interrupted: list[int] = []
+    if stop is None:
+        told = stop = threading.Event()
+
+        def end(number: int, _: object) -> None:
+            interrupted.append(number)
+            told.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, end)
+    at = (
+        settings.influx_url,
+        settings.influx_token.get_secret_value(),
+        settings.influx_org,
+    )
+    timeout_s, ca_file = settings.influx_timeout_s, settings.influx_tls_ca_file
+    with (
+        closing(InfluxAttempts(*at, timeout_s=timeout_s, ca_file=ca_file)) as store,
+        closing(InfluxWriter(*at, timeout_s=timeout_s, ca_file=ca_file)) as writer,
+    ):
+        janitor = Janitor(
+            store,
+            writer,
+            Namespaces(settings.keys_file or default_keys_file()),
+            settings.patience,
+            max_deletions=settings.janitor_max_deletions,
+            dry_run=dry_run,
+            say=say,
+        )
+        if once or dry_run:
+            try:
+                while not janitor.round() and not dry_run and not stop.is_set():
+                    pass
+            except StoreUnavailable as exc:
+                _log.error("%s", exc)
+                return 1
+        else:
+            _keep_house(settings, janitor, stop)
+    return 130 if signal.SIGINT in interrupted else 0
+
+
+def _keep_house(settings: JanitorSettings, janitor: Janitor, stop: threading.Event) -> None:
+    loop = Loop(janitor, interval_s=settings.janitor_interval_s)
+
+    def live() -> tuple[int, str]:
+        late_s = time.monotonic() - loop.due_at
+        if late_s > settings.live_after_s:
+            return 503, json.dumps({"status": "stuck", "late_s": round(late_s, 1)})
+        return 200, json.dumps({"status": "live"})
+
+    def ready() -> tuple[int, str]:
+        # InfluxDB does not matter: without it the janitor waits, and a restart would not help.
+        if stop.is_set():
+            return 503, json.dumps({"status": "draining"})
+        return 200, json.dumps({"status": "ready"})
+
+    def health() -> tuple[int, str]:
+        error = loop.store_error
+        status = "ok" if error is None else "runs are not kept"
+        return 200 if error is None else 503, json.dumps({"status": status, "store": error or "ok"})
+
+    answers = {"/livez": live, "/readyz": ready, "/health": health}
+    with closing(ProbeServer(settings.probe_host, settings.probe_port, answers)) as probes:
+        _log.info("probes and metrics at %s", probes.url)
+        if settings.probe_address_file is not None:
+            probes.write_address(settings.probe_address_file)
+        loop.run(stop)
+
+
+if __name__ == "__main__":
+    raise SystemExit(run(JanitorSettings()))

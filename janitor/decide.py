@@ -1,0 +1,110 @@
+"""What the janitor decides, from what the store says and the time. Nothing is done here.
+
+All state is in the store: two janitors, or one that was killed, decide and write the same.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from schemas.run_state import JANITOR, State, number_of
+from schemas.store import AttemptState, AttemptSteps, StaleSteps
+
+_NS_PER_S = 10**9
+
+#: Experiment and run.
+Run = tuple[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """Seconds without a heartbeat after which a running run is silent, and lost."""
+
+    silent_after_s: float
+    lost_after_s: float
+
+
+def stale_steps(
+    steps: Iterable[AttemptSteps], states: Iterable[AttemptState]
+) -> Iterator[StaleSteps]:
+    """What leaves class steps: of each attempt all from where a higher one of its run begins.
+
+    An attempt begins at the least step that it shows or says it began with. So a zombie, an
+    attempt that goes on beside a higher one, loses to it from there; and what holds no number
+    is left alone.
+    """
+    known = list(steps)
+    begins = _begins(known, states)
+    for one in known:
+        number = number_of(one.attempt)
+        if number is None:
+            continue
+        higher = [step for other, step in begins[one.experiment, one.run].items() if other > number]
+        if higher and min(higher) <= one.last_step:
+            yield StaleSteps(one.measurement, one.experiment, one.run, one.attempt, min(higher))
+
+
+def _begins(
+    steps: Iterable[AttemptSteps], states: Iterable[AttemptState]
+) -> Mapping[Run, Mapping[int, int]]:
+    """The step at which each attempt of a run begins, by its number."""
+    begins: defaultdict[Run, dict[int, int]] = defaultdict(dict)
+    known: list[AttemptSteps | AttemptState] = [*steps, *states]
+    for one in known:
+        number = number_of(one.attempt)
+        if number is not None and one.first_step is not None:
+            of_run = begins[one.experiment, one.run]
+            of_run[number] = min(of_run.get(number, one.first_step), one.first_step)
+    return begins
+
+
+def newest_states(states: Iterable[AttemptState]) -> dict[Run, AttemptState]:
+    """How each run stands: the newest line of its highest attempt, the janitor's included.
+
+    What an earlier attempt says after the next one has begun tells nothing of the run.
+    """
+    newest: dict[Run, AttemptState] = {}
+    for state in states:
+        run = (state.experiment, state.run)
+        known = newest.get(run)
+        if known is None or _order(state) > _order(known):
+            newest[run] = state
+    return newest
+
+
+def verdicts(
+    states: Iterable[AttemptState], now_ns: int, patience: Patience
+) -> Iterator[AttemptState]:
+    """A line for each run that is newly silent or lost.
+
+    It stands at the moment at which patience ended, not at which that was noticed, so that it
+    is the same whoever writes it; a heartbeat after that moment makes the run running again.
+    """
+    known = list(states)
+    newest = newest_states(known)
+    for run, last in newest_states(one for one in known if one.by != JANITOR).items():
+        if last.state != State.RUNNING:
+            continue
+        verdict = _verdict(last, now_ns, patience)
+        # One that is as new stands already; a newer one was made by other settings.
+        if verdict is not None and _order(verdict) > _order(newest[run]):
+            yield verdict
+
+
+def _verdict(last: AttemptState, now_ns: int, patience: Patience) -> AttemptState | None:
+    for state, after_s in (
+        (State.LOST, patience.lost_after_s),
+        (State.SILENT, patience.silent_after_s),
+    ):
+        at_ns = last.time_ns + round(after_s * _NS_PER_S)
+        if at_ns <= now_ns:
+            reason = f"no heartbeat for {after_s:g} s"
+            return replace(last, time_ns=at_ns, state=state.value, by=JANITOR, reason=reason)
+    return None
+
+
+def _order(state: AttemptState) -> tuple[int, int]:
+    number = number_of(state.attempt)
+    return (-1 if number is None else number, state.time_ns)
