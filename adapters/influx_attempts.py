@@ -6,9 +6,10 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from adapters import influxql
-from adapters.influx_answer import attempt_states, attempt_steps
+from adapters.influx_answer import attempt_states, attempt_steps, time_ns
 from adapters.influx_connection import connect, translated
 from adapters.influx_reader import InfluxReader
+from schemas import canary
 from schemas.retention import EVENTS_CLASS, STEP_CLASS
 from schemas.run_state import MEASUREMENT
 from schemas.store import (
@@ -71,6 +72,19 @@ class InfluxAttempts:
             ),
         )
         return attempt_states(tables)
+
+    def canary_ns(self, retention_class: str) -> int | None:
+        """The time of the newest one; what workers write beside them has another field."""
+        (tables,) = self._reader.tables(
+            canary.NAMESPACE,
+            [retention_class],
+            influxql.select(
+                'last("gateway")',
+                influxql.measurement(retention_class, canary.MEASUREMENT.decode()),
+                influxql.within(None, None),
+            ),
+        )
+        return time_ns(tables[0]) if tables else None
 
     def delete_steps(self, namespace: str, stale: StaleSteps) -> None:
         """One deletion. It takes the server time even where it finds nothing: look before."""

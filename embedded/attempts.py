@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 
 from embedded.series import decode_tags
+from schemas import canary
 from schemas.experiment import RESERVED
 from schemas.precision import Precision
 from schemas.retention import EVENTS_CLASS, STEP_CLASS
@@ -36,6 +37,14 @@ _AT = """
 SELECT field.name, value.value FROM field JOIN value ON field_id = field.id
 WHERE field.measurement_id = (SELECT measurement_id FROM series WHERE id = :series)
     AND series_id = :series AND time_ns = :time
+"""
+
+_CANARY = """
+SELECT max((SELECT max(time_ns) FROM value WHERE series_id = series.id AND field_id = field.id))
+FROM measurement
+CROSS JOIN series ON series.measurement_id = measurement.id
+CROSS JOIN field ON field.measurement_id = measurement.id AND field.name = 'gateway'
+WHERE namespace = ? AND class = ? AND measurement.name = ?
 """
 
 _STALE = """
@@ -89,6 +98,14 @@ def attempt_states(
             )
         )
     return states
+
+
+def canary_ns(connection: sqlite3.Connection, retention_class: str) -> int | None:
+    """The time of the newest canary of a gateway; what workers write has another field."""
+    of_canaries = (canary.NAMESPACE, retention_class, canary.MEASUREMENT.decode())
+    (newest_ns,) = connection.execute(_CANARY, of_canaries).fetchone()
+    assert newest_ns is None or isinstance(newest_ns, int)
+    return newest_ns
 
 
 def stale(connection: sqlite3.Connection, namespace: str, steps: StaleSteps) -> sqlite3.Cursor:

@@ -28,6 +28,7 @@ from ingest.server import HttpServer, run_http
 from janitor.janitor import Janitor
 from janitor.loop import Loop
 from janitor.namespaces import Namespaces
+from schemas.canary import class_of_canaries
 from schemas.retention import Kind
 from schemas.topics import DEAD_LETTER_TOPIC, topic_of
 from telemetry.logs import configure
@@ -135,6 +136,7 @@ def run(settings: ServeSettings) -> int:
                 store,
                 Namespaces(keys_file),
                 settings.patience,
+                class_of_canaries(retention),
                 max_deletions=settings.janitor_max_deletions,
             ),
             interval_s=settings.janitor_interval_s,

@@ -166,6 +166,11 @@ class SqliteStore:
         with self._file.reading() as connection:
             return attempts.attempt_states(connection, namespace, since_ns)
 
+    def canary_ns(self, retention_class: str) -> int | None:
+        """When the newest canary of a gateway that is stored was sent; None without any."""
+        with self._file.reading() as connection:
+            return attempts.canary_ns(connection, retention_class)
+
     def delete_steps(self, namespace: str, stale: StaleSteps) -> None:
         """Delete these points from class steps. Writes wait for a part of it only."""
         with self._file.reading() as connection:

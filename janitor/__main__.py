@@ -11,11 +11,13 @@ from collections.abc import Callable
 from contextlib import closing
 
 from adapters.influx import InfluxAttempts, InfluxWriter
+from adapters.retention import load_retention
 from adapters.settings import default_keys_file
 from janitor.janitor import Janitor
 from janitor.loop import Loop
 from janitor.namespaces import Namespaces
 from janitor.settings import JanitorSettings
+from schemas.canary import class_of_canaries
 from schemas.store import StoreUnavailable
 from telemetry.logs import configure
 from telemetry.probe_server import ProbeServer
@@ -63,6 +65,7 @@ def run(
             writer,
             Namespaces(settings.keys_file or default_keys_file()),
             settings.patience,
+            class_of_canaries(load_retention(settings.retention_file)),
             max_deletions=settings.janitor_max_deletions,
             dry_run=dry_run,
             say=say,

@@ -14,6 +14,10 @@ from schemas.store import AttemptState, AttemptSteps, StaleSteps
 
 _NS_PER_S = 10**9
 
+#: Canaries come every few seconds; so much time may have passed since the newest.
+_CANARY_APART_NS = 30 * _NS_PER_S
+_CANARIES_COUNT_NS = 86_400 * _NS_PER_S
+
 #: Experiment and run.
 Run = tuple[str, str]
 
@@ -72,6 +76,17 @@ def newest_states(states: Iterable[AttemptState]) -> dict[Run, AttemptState]:
         if known is None or _order(state) > _order(known):
             newest[run] = state
     return newest
+
+
+def judged_at(now_ns: int, canary_ns: int | None) -> int:
+    """The time up to which a heartbeat that is missing was not sent, or not taken by a gateway.
+
+    Where points come late, heartbeats do too: nobody falls silent then. Canaries that stopped a
+    day ago were switched off, and tell nothing.
+    """
+    if canary_ns is None or now_ns - canary_ns > _CANARIES_COUNT_NS:
+        return now_ns
+    return min(now_ns, canary_ns + _CANARY_APART_NS)
 
 
 def verdicts(

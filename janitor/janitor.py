@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
-from janitor.decide import Patience, newest_states, stale_steps, verdicts
+from janitor.decide import Patience, judged_at, newest_states, stale_steps, verdicts
 from schemas.precision import Precision
 from schemas.retention import EVENTS_CLASS
 from schemas.run_state import State, line_of
@@ -40,10 +40,10 @@ _LINES = 1000
 class Janitor:
     """Keeps attempts and states of runs. For one thread at a time; several may run at once.
 
-    namespaces is asked at each round. max_deletions bounds a round: each costs the store a look
-    through its files, and the next round goes on; rng chooses, so that zombies, of which each round
-    finds something, keep none of the others waiting. dry_run: say what would be done, and do
-    nothing. now_ns: Unix time.
+    namespaces is asked at each round. canary_class: the class that carries canaries.
+    max_deletions bounds a round: each costs the store a look through its files, and the next round
+    goes on; rng chooses, so that zombies, of which each round finds something, keep none of the
+    others waiting. dry_run: say what would be done, and do nothing. now_ns: Unix time.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Janitor:
         writer: LineWriter,
         namespaces: Callable[[], Collection[str]],
         patience: Patience,
+        canary_class: str,
         *,
         max_deletions: int = 20,
         dry_run: bool = False,
@@ -64,6 +65,7 @@ class Janitor:
         self._writer = writer
         self._namespaces = namespaces
         self._patience = patience
+        self._canary_class = canary_class
         self._max_deletions = max_deletions
         self._dry_run = dry_run
         self._say = say
@@ -97,7 +99,9 @@ class Janitor:
     def _keep(self, namespace: str, max_deletions: int, counts: Counter[str]) -> tuple[int, bool]:
         """Keep one namespace: how many deletions it took, and whether that was all."""
         now_ns = self._now_ns()
-        # States first: an attempt that says where it begins has its points at the latest soon.
+        # The canary first: what a gateway took before it, and is stored, is found after it.
+        judged_at_ns = judged_at(now_ns, self._store.canary_ns(self._canary_class))
+        # States second: an attempt that says where it begins has its points at the latest soon.
         states = self._store.attempt_states(namespace, now_ns - _LOOK_BACK_NS)
         stale = list(stale_steps(self._store.attempt_steps(namespace), states))
         if len(stale) > max_deletions:
@@ -110,7 +114,7 @@ class Janitor:
             if not self._dry_run:
                 self._store.delete_steps(namespace, one)
                 JANITOR_DELETIONS.inc()
-        new = list(verdicts(states, now_ns, self._patience))
+        new = list(verdicts(states, judged_at_ns, self._patience))
         for state in new:
             self._say(f"{namespace}: {state.experiment} {state.run}: {state.state}, {state.reason}")
         if not self._dry_run:

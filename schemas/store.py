@@ -262,6 +262,13 @@ class AttemptStore(Protocol):
         """The newest line of each series of run_state, of those with a time from since_ns on."""
         ...
 
+    def canary_ns(self, retention_class: str) -> int | None:
+        """When the newest canary of a gateway that is stored was sent; None without any.
+
+        retention_class: the class that carries them.
+        """
+        ...
+
     def delete_steps(self, namespace: str, stale: StaleSteps) -> None:
         """Delete these points from class steps, those of every rank; no other class changes.
 

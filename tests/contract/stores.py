@@ -37,6 +37,10 @@ class Store(Protocol):
         """A namespace that nobody else uses."""
         ...
 
+    def ensure(self, namespace: str) -> None:
+        """Make that namespace, unless it is there."""
+        ...
+
     def write(self, namespace: str, lines: bytes) -> None:
         """Write lines (times in ns) to class raw and, those with a step, to class steps."""
         ...
@@ -51,6 +55,8 @@ class InMemory:
     def namespace(self) -> str:
         return fresh_name()
 
+    def ensure(self, namespace: str) -> None: ...
+
     def write(self, namespace: str, lines: bytes) -> None:
         write_both(self.writer, namespace, lines)
 
@@ -64,6 +70,8 @@ class InSqlite:
 
     def namespace(self) -> str:
         return fresh_name()
+
+    def ensure(self, namespace: str) -> None: ...
 
     def write(self, namespace: str, lines: bytes) -> None:
         self.writer.write(namespace, "raw", lines, Precision.NS)
@@ -82,9 +90,14 @@ class InInflux:
 
     def namespace(self) -> str:
         namespace = fresh_name()
-        for found in CLASSES.values():
-            self._admin.create_bucket(found.bucket(namespace), found.keep_s, found.shard_s)
+        self.ensure(namespace)
         return namespace
+
+    def ensure(self, namespace: str) -> None:
+        there = self._admin.buckets()
+        for found in CLASSES.values():
+            if found.bucket(namespace) not in there:
+                self._admin.create_bucket(found.bucket(namespace), found.keep_s, found.shard_s)
 
     def write(self, namespace: str, lines: bytes) -> None:
         write_both(self.writer, namespace, lines)

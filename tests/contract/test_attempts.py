@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from schemas import canary
 from schemas.bounds import MAX_STEP
 from schemas.precision import Precision
 from schemas.run_state import line_of
@@ -188,6 +189,18 @@ def test_namespaces_are_deleted_apart(store: Store, namespace: str) -> None:
 def test_steps_of_nobody_can_not_be_named(missing: str) -> None:
     with pytest.raises(ValueError, match="a name is empty"):
         replace(StaleSteps("e", "e", "r", "0", 0), **{missing: ""})
+
+
+def test_the_newest_canary_of_a_gateway_tells_how_far_points_came(store: Store) -> None:
+    store.ensure(canary.NAMESPACE)
+    assert store.attempts.canary_ns("nosuch") is None
+    at_ns = time.time_ns()  # the real store is shared: others may have written some
+    for partition, ago_ns in [(0, 5), (1, 0), (2, 9)]:
+        line = canary.gateway_line("g", partition, at_ns - ago_ns)
+        store.writer.write(canary.NAMESPACE, "system", line, Precision.NS)
+    worker = canary.worker_line(at_ns + 60 * 10**9)
+    store.writer.write(canary.NAMESPACE, "system", worker, Precision.NS)
+    assert store.attempts.canary_ns("system") == at_ns
 
 
 # -- states -----------------------------------------------------------------------------------

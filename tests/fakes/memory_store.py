@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from schemas import line_protocol
+from schemas import canary, line_protocol
 from schemas.buckets import Buckets, cut
 from schemas.precision import Precision
 from schemas.retention import DEFAULT_CLASS, STEP_CLASS
@@ -273,6 +273,16 @@ class MemoryStore:
                     fields.get("reason", ""),
                 )
         return list(newest.values())
+
+    def canary_ns(self, retention_class: str) -> int | None:
+        self.ping()
+        content = self.content(canary.NAMESPACE, retention_class)
+        times = [
+            time_ns
+            for ((name, _tags), time_ns), fields in content.items()
+            if name == canary.MEASUREMENT.decode() and "gateway" in fields
+        ]
+        return max(times, default=None)
 
     def delete_steps(self, namespace: str, stale: StaleSteps) -> None:
         self.ping()

@@ -14,6 +14,7 @@ from janitor.decide import Patience
 from janitor.janitor import Janitor
 from janitor.loop import Loop
 from janitor.namespaces import Namespaces
+from schemas.canary import gateway_line
 from schemas.keys import InvalidKeys, new_key
 from schemas.keys_file import dump
 from schemas.precision import Precision
@@ -37,6 +38,7 @@ class Rig:
             self.store,
             lambda: namespaces,
             Patience(120, 1800),
+            "system",
             now_ns=lambda: self.now_ns,
             now=lambda: 0.0,
             say=self.said.append,
@@ -169,6 +171,18 @@ def test_two_janitors_say_the_same_at_different_times():
     rig.janitor.round()
     assert rig.store.writes[-1].lines == rig.store.writes[-2].lines
     assert rig.store.content("n", "events") == once
+
+
+def test_while_the_pipeline_lags_no_run_falls_silent():
+    rig = Rig()
+    rig.say()
+    rig.store.write("stepclock", "system", gateway_line("g", 0, NOW + 60 * S), Precision.NS)
+    rig.now_ns += 3600 * S
+    rig.janitor.round()
+    assert rig.state() == "running"
+    rig.store.write("stepclock", "system", gateway_line("g", 0, NOW + 3599 * S), Precision.NS)
+    rig.janitor.round()
+    assert rig.state() == "lost"
 
 
 def test_runs_are_counted_by_state_and_deletions_and_verdicts_too():

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from janitor.decide import Patience, newest_states, stale_steps, verdicts
+from janitor.decide import Patience, judged_at, newest_states, stale_steps, verdicts
 from schemas.store import AttemptState, AttemptSteps, StaleSteps
 
 S = 10**9
@@ -115,6 +115,20 @@ def test_a_run_without_a_heartbeat_is_silent_then_lost_from_the_moment_patience_
     now_s, expected
 ):
     assert said([running(0)], now_s) == expected
+
+
+@pytest.mark.parametrize(
+    ("canary_s", "at_s"),
+    [(None, 1000), (999, 1000), (971, 1000), (900, 930), (1000, 1000), (1001, 1000)],
+)
+def test_heartbeats_are_missed_only_as_far_as_canaries_came_through(canary_s, at_s):
+    day = 86_400
+    canary_ns = None if canary_s is None else (day + canary_s) * S
+    assert judged_at((day + 1000) * S, canary_ns) == (day + at_s) * S
+
+
+def test_canaries_that_stopped_long_ago_tell_nothing():
+    assert judged_at(10**6 * S, 0) == 10**6 * S
 
 
 @pytest.mark.parametrize("state", ["finished", "failed", "preempted"])
