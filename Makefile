@@ -69,7 +69,7 @@ format: $(STAMP) ## format the code and mend what can be mended by itself
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-bench: $(STAMP) ## first figures: gateway with Kafka, consumer with InfluxDB
+bench: $(STAMP) ## measure everything and renew bench/README.md (20 to 25 minutes)
 	$(BIN)/python -m bench
 
 lock: ## renew the lock files (needs uv)

@@ -36,6 +36,9 @@ class Plan:
     points: int = 500_000
     rounds: int = 3
 
+    def __post_init__(self) -> None:
+        Workload.recent(self.points)
+
 
 @dataclass(frozen=True, slots=True)
 class Way:

@@ -53,6 +53,10 @@ class Plan:
     points: int = 1_500_000
     connections: int = 30
 
+    def __post_init__(self) -> None:
+        if self.points % self.smallest:
+            raise ValueError(f"points must be a multiple of {self.smallest:,}")
+
     @property
     def steps(self) -> int:
         """Points of each run. They fill whole bodies."""
@@ -94,8 +98,6 @@ def measure(folder: Path, plan: Plan, *, tell: Tell) -> Section:
 
     Raises StartFailed, PreparationFailed.
     """
-    if plan.points % plan.smallest:
-        raise ValueError(f"points must be a multiple of {plan.smallest:,}")
     key, record = new_key("bench", rate=UNLIMITED_POINTS, burst=UNLIMITED_POINTS)
     with start_kafka(folder, tell) as broker, start_influxdb(folder, tell) as database:
         environment = write_keys(folder, [record]) | {

@@ -12,8 +12,8 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from time import perf_counter
 
+from bench import hammer
 from bench.figures import percentile, short, whole
-from bench.hammer import Plan, write_plan
 from bench.lines import STEP_MS, body
 from bench.machine import cpu_s
 from bench.report import Section, Table
@@ -22,7 +22,6 @@ from demo.pipeline import start_service
 from native.process import StartFailed, log_tail, spawn
 from schemas.keys import new_key
 
-SECONDS = 15.0
 TARGET_RATIO = 2.0
 
 #: The modest tenant: so many clients, each writing LINES lines and then waiting until stored.
@@ -33,6 +32,13 @@ _WARMUP_S = 3.0
 
 #: Behind the hammer's start: its process has to come up first.
 _HEAD_START_S = 1.5
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Seconds of each measurement."""
+
+    seconds: float = 15.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +79,7 @@ class Phase:
     answers: Mapping[str, int]
 
 
-def measure(folder: Path, *, seconds: float, tell: Tell) -> Section:
+def measure(folder: Path, plan: Plan, *, tell: Tell) -> Section:
     """Run the modest tenant alone, beside each trouble, and alone again. Raises StartFailed."""
     made = {
         "modest": new_key("modest", rate=UNLIMITED_POINTS, burst=UNLIMITED_POINTS),
@@ -89,10 +95,10 @@ def measure(folder: Path, *, seconds: float, tell: Tell) -> Section:
         pid = gateway.process.pid
         _watch(gateway.url, keys["modest"], _WARMUP_S)
         phases = [
-            _run(folder, gateway.url, pid, keys, trouble, seconds, tell)
+            _run(folder, gateway.url, pid, keys, trouble, plan.seconds, tell)
             for trouble in (None, *TROUBLES, None)
         ]
-    return _section(phases, seconds)
+    return _section(phases, plan.seconds)
 
 
 def _run(
@@ -113,7 +119,7 @@ def _run(
     plan_path, outcome_path = folder / "hammer.json", folder / "hammered.json"
     log_path = folder / "hammer.log"
     host, port = host_and_port(url)
-    plan = Plan(
+    load = hammer.Plan(
         host,
         port,
         keys["limited" if trouble.limited else "troubled"],
@@ -122,7 +128,7 @@ def _run(
         trouble.times,
         seconds + 2 * _HEAD_START_S,
     )
-    write_plan(plan_path, plan)
+    hammer.write_plan(plan_path, load)
     child = spawn(
         [sys.executable, "-m", "bench.hammer", str(plan_path), str(outcome_path)],
         log_path=log_path,
@@ -132,7 +138,7 @@ def _run(
         cpu_began = cpu_s(pid)
         waited, failures = _watch(url, keys["modest"], seconds)
         spent_s = cpu_s(pid) - cpu_began
-        status = child.wait(plan.seconds)
+        status = child.wait(load.seconds)
     finally:
         if child.poll() is None:
             child.kill()

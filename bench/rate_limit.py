@@ -31,7 +31,6 @@ from schemas.keys import new_key
 RATE = 10_000
 BURST = 20_000
 LINES = 100
-SECONDS = 30.0
 TOLERANCE_PERCENT = 5.0
 CONNECTIONS = (1, 64)
 
@@ -41,6 +40,14 @@ ALONE_S = 4.0
 
 #: The burst must be spent within this time, else the clients are too slow to say anything.
 _BURST_TIMEOUT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Seconds behind the burst; the gateway with Kafka, or else the embedded server."""
+
+    seconds: float = 30.0
+    kafka: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +63,7 @@ class Phase:
     other: Record
 
 
-def measure(folder: Path, *, seconds: float, kafka: bool, tell: Tell) -> Section:
+def measure(folder: Path, plan: Plan, *, tell: Tell) -> Section:
     """Run both measurements against a gateway of their own.
 
     Raises StartFailed, PreparationFailed.
@@ -68,12 +75,12 @@ def measure(folder: Path, *, seconds: float, kafka: bool, tell: Tell) -> Section
     made["other"] = new_key("other", rate=UNLIMITED_POINTS, burst=UNLIMITED_POINTS)
     records = [record for _key, record in made.values()]
     with (
-        gateway_backend(folder, records, kafka_too=kafka, tell=tell) as backend,
+        gateway_backend(folder, records, kafka_too=plan.kafka, tell=tell) as backend,
         start_service("gateway", backend.argv, folder, backend.environment) as gateway,
     ):
         keys = {tenant: key for tenant, (key, _record) in made.items()}
-        phases = uvloop.run(_run_phases(gateway.url, keys, seconds, tell))
-    return _section(phases, seconds, kafka=kafka)
+        phases = uvloop.run(_run_phases(gateway.url, keys, plan.seconds, tell))
+    return _section(phases, plan.seconds, kafka=plan.kafka)
 
 
 async def _run_phases(url: str, keys: dict[str, str], seconds: float, tell: Tell) -> list[Phase]:

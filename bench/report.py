@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
@@ -11,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table as RichTable
 
 BEGIN, END = "<!-- figures -->", "<!-- /figures -->"
+_MARK = re.compile(r"<!-- part: (\S+) -->\n")
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +24,15 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
+class Drawing:
+    """A picture beside the page. says: what it shows, for those who don't see it."""
+
+    name: str
+    says: str
+    svg: str
+
+
+@dataclass(frozen=True, slots=True)
 class Section:
     """What one part of the benchmark found. failures: claims that did not hold."""
 
@@ -29,6 +40,7 @@ class Section:
     tables: Sequence[Table]
     notes: Sequence[str] = ()
     failures: Sequence[str] = ()
+    drawings: Sequence[Drawing] = ()
 
 
 def show(section: Section, console: Console) -> None:
@@ -47,33 +59,66 @@ def show(section: Section, console: Console) -> None:
         console.print(f"FAILED: {failure}", style="red", markup=False)
 
 
-def markdown(introduction: Iterable[str], sections: Iterable[Section]) -> str:
-    """The whole report as Markdown."""
-    parts = ["\n".join(f"- {line}" for line in introduction)]
-    for section in sections:
-        parts.append(f"### {section.title}")
-        parts += [_markdown_table(table) for table in section.tables]
-        points = [*section.notes, *(f"**FAILED**: {failure}" for failure in section.failures)]
-        if points:
-            parts.append("\n".join(f"- {point}" for point in points))
-    return "\n\n".join(parts)
+def markdown(section: Section) -> str:
+    """A section as Markdown."""
+    points = [*section.notes, *(f"**FAILED**: {failure}" for failure in section.failures)]
+    return "\n\n".join(
+        [
+            f"### {section.title}",
+            *(f"![{drawing.says}]({drawing.name})" for drawing in section.drawings),
+            *map(_markdown_table, section.tables),
+            *(["\n".join(f"- {point}" for point in points)] if points else []),
+        ]
+    )
 
 
-def between_markers(page: str, text: str) -> str:
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page whose sections are replaced one by one; they stand in the given order of parts."""
+
+    path: Path
+    order: Sequence[str]
+
+    def write(
+        self, part: str, section: Section, introduction: Iterable[str], measured: str
+    ) -> None:
+        """Replace the section of a part, and its drawings beside the page.
+
+        introduction: above all sections. measured: when, and with what beside it. Raises
+        ValueError for a page without markers, OSError.
+        """
+        page = self.path.read_text("utf-8")
+        text = markdown(replace(section, notes=[*section.notes, measured]))
+        texts = {**sections(page), part: text}
+        parts = ["\n".join(f"- {line}" for line in introduction)]
+        parts += [f"{_mark(name)}\n{texts[name]}" for name in self.order if name in texts]
+        for drawing in section.drawings:
+            self.path.with_name(drawing.name).write_text(drawing.svg, "utf-8")
+        self.path.write_text(between_markers(page, "\n\n".join(parts)), "utf-8")
+
+
+def sections(page: str) -> dict[str, str]:
+    """The sections between the markers of a page, as they stand there, by part."""
+    _before, _begin, rest = page.partition(BEGIN)
+    figures, _end, _after = rest.partition(END)
+    _introduction, *found = _MARK.split(figures)
+    return {name: text.strip() for name, text in zip(found[::2], found[1::2], strict=True)}
+
+
+def between_markers(page: str, text: str, begin: str = BEGIN, end: str = END) -> str:
     """The page with `text` in the place of what stands between its markers.
 
     Raises ValueError for a page without them.
     """
-    before, begin, rest = page.partition(BEGIN)
-    _old, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"the page lacks {BEGIN} … {END}")
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+    before, found_begin, rest = page.partition(begin)
+    _old, found_end, after = rest.partition(end)
+    if not found_begin or not found_end:
+        raise ValueError(f"the page lacks {begin} … {end}")
+    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
-def write(path: Path, text: str) -> None:
-    """Put the report between the markers of a page. Raises ValueError, OSError."""
-    path.write_text(between_markers(path.read_text("utf-8"), text), "utf-8")
+def _mark(part: str) -> str:
+    return f"<!-- part: {part} -->"
 
 
 def _markdown_table(table: Table) -> str:

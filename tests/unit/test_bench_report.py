@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated
 
 import pytest
 from rich.console import Console
@@ -9,15 +12,26 @@ from typer.testing import CliRunner
 from bench import __main__ as bench
 from bench.blocks import Workload, batches
 from bench.drain import outcomes
-from bench.gateway import Plan
-from bench.report import BEGIN, END, Section, Table, between_markers, markdown, show
+from bench.parts import PARTS, README, Part, with_table
+from bench.report import (
+    BEGIN,
+    END,
+    Drawing,
+    Page,
+    Section,
+    Table,
+    between_markers,
+    markdown,
+    sections,
+    show,
+)
 
 SECTION = Section("Part [1]", [Table(("what", "a|b"), [("x", "1")])], ["a note"], ["too slow"])
 
 
 def test_markdown_holds_tables_notes_and_failures():
-    assert markdown(["a machine"], [SECTION]) == (
-        "- a machine\n\n### Part [1]\n\n| what | a\\|b |\n| --- | ---: |\n| x | 1 |\n\n"
+    assert markdown(SECTION) == (
+        "### Part [1]\n\n| what | a\\|b |\n| --- | ---: |\n| x | 1 |\n\n"
         "- a note\n- **FAILED**: too slow"
     )
 
@@ -39,18 +53,62 @@ def test_page_without_markers_is_refused():
         between_markers("text", "new")
 
 
-def test_the_readme_has_its_markers():
-    assert "new" in between_markers(bench.README.read_text("utf-8"), "new")
+def test_a_section_is_replaced_alone_and_stands_in_the_order_of_the_parts(tmp_path):
+    page = Page(tmp_path / "README.md", ["first", "second"])
+    page.path.write_text(f"# Top\n{BEGIN}\n{END}\nbottom\n", "utf-8")
+    page.write("second", Section("Two", []), ["a machine"], "Measured late.")
+    page.write("first", Section("One", []), ["a machine"], "Measured later.")
+    page.write("second", Section("Zwei", []), ["another"], "Measured last.")
+    text = page.path.read_text("utf-8")
+    assert text.startswith(f"# Top\n{BEGIN}\n- another\n\n<!-- part: first -->\n### One\n")
+    assert text.endswith(f"{END}\nbottom\n")
+    assert sections(text) == {
+        "first": "### One\n\n- Measured later.",
+        "second": "### Zwei\n\n- Measured last.",
+    }
 
 
-@pytest.mark.parametrize("command", [[], ["rate-limit"], ["gateway"], ["consumer"]])
+def test_a_drawing_lies_beside_the_page_that_shows_it(tmp_path):
+    page = Page(tmp_path / "README.md", ["part"])
+    page.path.write_text(BEGIN + END, "utf-8")
+    drawn = Section("Part", [], drawings=[Drawing("part.svg", "Two bars", "<svg/>")])
+    page.write("part", drawn, [], "Measured.")
+    assert "![Two bars](part.svg)" in page.path.read_text("utf-8")
+    assert (tmp_path / "part.svg").read_text("utf-8") == "<svg/>"
+
+
+def test_the_readme_lists_the_parts_there_are():
+    page = README.read_text("utf-8")
+    assert page == with_table(page, PARTS), "run: python -m bench.parts"
+    assert set(sections(page)) <= {part.name for part in PARTS}
+
+
+@pytest.mark.parametrize("command", [[], *([part.name] for part in PARTS)])
 def test_every_command_has_help_with_an_example(command):
     result = CliRunner().invoke(bench.app, [*command, "--help"])
     assert result.exit_code == 0
     assert "Example: python -m bench" in result.output
 
 
-def test_shapes_and_lengths_come_from_the_command_line(monkeypatch):
+@dataclass(frozen=True)
+class Plan:
+    """What a part can be told."""
+
+    seconds: Annotated[float, "How long."] = 4.0
+    kafka: bool = False
+    shapes: Sequence[int] = (1, 10)
+
+    def __post_init__(self):
+        if 13 in self.shapes:
+            raise ValueError("shapes must not be unlucky")
+
+
+def run(measure, *arguments):
+    parts = (Part("part", "Something.", "None.", Plan(), measure),)
+    return CliRunner().invoke(bench.build(parts, README), ["part", *arguments])
+
+
+def test_fields_of_a_plan_come_from_the_command_line():
     plans = []
 
     def measure(_folder, plan, *, tell):
@@ -58,19 +116,22 @@ def test_shapes_and_lengths_come_from_the_command_line(monkeypatch):
         plans.append(plan)
         return SECTION
 
-    monkeypatch.setattr(bench.gateway, "measure", measure)
-    arguments = ["gateway", "--seconds", "2", "--shape", "1", "--shape", "7"]
-    result = CliRunner().invoke(bench.app, arguments)
-    assert result.exit_code == 1, "a failed claim"
-    assert plans == [Plan(seconds=2.0, shapes=(1, 7))]
+    assert run(measure).exit_code == 1, "a failed claim"
+    run(measure, "--seconds", "2", "--kafka", "--shapes", "1,7")
+    assert plans == [Plan(), Plan(2.0, kafka=True, shapes=(1, 7))]
+    assert "How long." in run(measure, "--help").output
 
 
-def test_interrupted_benchmark_ends_with_130(monkeypatch):
+@pytest.mark.parametrize("arguments", [["--shapes", "x"], ["--seconds", "0"], ["--shapes", "13"]])
+def test_a_plan_that_makes_no_sense_is_refused_before_anything_runs(arguments):
+    assert run(None, *arguments).exit_code == 2
+
+
+def test_interrupted_benchmark_ends_with_130():
     def measure(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(bench.consumer, "measure", measure)
-    assert CliRunner().invoke(bench.app, ["consumer"]).exit_code == 130
+    assert run(measure).exit_code == 130
 
 
 def test_worker_counts_are_summed_over_tenants():
