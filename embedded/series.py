@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 #: Series remembered; beyond that the memory starts over and ids are read from the file again.
-_MAX_SERIES = 100_000
+#: A series with steps counts twice, once for each clock: so 100,000 of them have room, as many
+#: as the parser remembers. Each costs half a kilobyte.
+_MAX_SERIES = 200_000
 
 Tags = Sequence[tuple[bytes, bytes]]
 
