@@ -93,7 +93,7 @@ def measure(folder: Path, plan: Plan, *, tell: Tell) -> Section:
         start_service("gateway", backend.argv, folder, backend.environment) as gateway,
     ):
         pid = gateway.process.pid
-        _watch(gateway.url, keys["modest"], _WARMUP_S)
+        watch(gateway.url, keys["modest"], _WARMUP_S)
         phases = [
             _run(folder, gateway.url, pid, keys, trouble, plan.seconds, tell)
             for trouble in (None, *TROUBLES, None)
@@ -114,7 +114,7 @@ def _run(
     tell(f"the modest tenant, {seconds:g} s: {name}")
     if trouble is None:
         cpu_began = cpu_s(pid)
-        waited, failures = _watch(url, keys["modest"], seconds)
+        waited, failures = watch(url, keys["modest"], seconds)
         return Phase(name, waited, failures, cpu_s(pid) - cpu_began, {})
     plan_path, outcome_path = folder / "hammer.json", folder / "hammered.json"
     log_path = folder / "hammer.log"
@@ -136,7 +136,7 @@ def _run(
     try:
         time.sleep(_HEAD_START_S)
         cpu_began = cpu_s(pid)
-        waited, failures = _watch(url, keys["modest"], seconds)
+        waited, failures = watch(url, keys["modest"], seconds)
         spent_s = cpu_s(pid) - cpu_began
         status = child.wait(load.seconds)
     finally:
@@ -148,7 +148,7 @@ def _run(
     return Phase(name, waited, failures, spent_s, json.loads(outcome_path.read_text("utf-8")))
 
 
-def _watch(url: str, key: str, seconds: float) -> tuple[list[Waited], list[str]]:
+def watch(url: str, key: str, seconds: float) -> tuple[list[Waited], list[str]]:
     """Write and wait until stored, again and again, on every connection."""
     until = perf_counter() + seconds
     with ThreadPoolExecutor(_CLIENTS) as pool:

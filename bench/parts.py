@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from bench import consumer, gateway, gateway_kill, isolation, rate_limit, rebalance, scaling
+from bench import (
+    consumer,
+    embedded,
+    gateway,
+    gateway_kill,
+    isolation,
+    rate_limit,
+    rebalance,
+    scaling,
+)
 from bench.report import Section, between_markers
 from bench.services import Tell
 
@@ -65,6 +74,14 @@ PARTS: tuple[Part[Any], ...] = (
         "The store holds every point, in each view; none became a dead letter.",
         consumer.Plan(),
         consumer.measure,
+    ),
+    Part(
+        "embedded",
+        "The embedded server, SQLite written row by row, and the bytes that each needs.",
+        "The embedded store holds every point in both clocks, and their values sum up to what was "
+        "sent; so do the other writers' files.",
+        embedded.Plan(),
+        embedded.measure,
     ),
     Part(
         "isolation",
