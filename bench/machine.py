@@ -54,6 +54,12 @@ def peak_rss_mib(pid: int) -> float:
     raise ProcessLookupError(f"process {pid} has ended")
 
 
+def rss_mib(pid: int) -> float:
+    """Memory that a process holds now, in MiB."""
+    pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 def load_average() -> float:
     """Processes that ran or wanted to, on average over the last minute."""
     return os.getloadavg()[0]

@@ -12,6 +12,7 @@ from bench import (
     embedded,
     gateway,
     gateway_kill,
+    growth,
     isolation,
     rate_limit,
     rebalance,
@@ -82,6 +83,14 @@ PARTS: tuple[Part[Any], ...] = (
         "sent; so do the other writers' files.",
         embedded.Plan(),
         embedded.measure,
+    ),
+    Part(
+        "growth",
+        "Whether costs are flat or grow with tenants, series, partitions, bodies, log length.",
+        "No cost grows faster than expected, by a rule upon the slope of its logarithm; InfluxDB "
+        "holds every point that was drained into it.",
+        growth.Plan(),
+        growth.measure,
     ),
     Part(
         "isolation",

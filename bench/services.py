@@ -67,11 +67,13 @@ def write_keys(folder: Path, records: Sequence[KeyRecord]) -> dict[str, str]:
     return {"STEPCLOCK_KEYS_FILE": str(path), "STEPCLOCK_DATA_DIR": str(folder)}
 
 
-def provision(folder: Path, environment: dict[str, str], tell: Tell) -> None:
+def provision(
+    folder: Path, environment: dict[str, str], tell: Tell, *, partitions: int = PARTITIONS
+) -> None:
     """Topics, and buckets for every namespace of the keys file. Raises PreparationFailed."""
     run_step(
         "provisioning topics and buckets",
-        [sys.executable, "-m", "admin", "provision"],
+        [sys.executable, "-m", "admin", "provision", "--partitions", str(partitions)],
         log_path=folder / "provision.log",
         report=tell,
         env=environment,
