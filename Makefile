@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-real serve test test-fast test-faults fuzz services check format bench lock clean
+.PHONY: help install demo demo-real serve test test-fast test-faults fuzz services check format bench bench-postgres lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -72,6 +72,13 @@ format: $(STAMP) ## format the code and mend what can be mended by itself
 bench: $(STAMP) ## measure everything and renew bench/README.md (20 to 25 minutes)
 	$(BIN)/python -m bench
 
+bench-postgres: $(STAMP) $(VENV)/.bench ## rows into PostgreSQL against this pipeline (PostgreSQL must be there)
+	$(BIN)/python -m bench postgres --write
+
+$(VENV)/.bench: locks/bench.txt | $(STAMP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/bench.txt
+	@touch $@
+
 lock: ## renew the lock files (needs uv)
 	uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		--universal --python-version 3.11 pyproject.toml -o locks/runtime.txt
@@ -79,6 +86,8 @@ lock: ## renew the lock files (needs uv)
 		--universal --python-version 3.11 --extra demo --extra dev pyproject.toml -o locks/dev.txt
 	uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		--universal --python-version 3.11 --group fuzz -o locks/fuzz.txt
+	uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		--universal --python-version 3.11 --group bench -o locks/bench.txt
 
 clean: ## remove .venv and caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info

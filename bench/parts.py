@@ -14,6 +14,7 @@ from bench import (
     gateway_kill,
     growth,
     isolation,
+    postgres,
     rate_limit,
     rebalance,
     scaling,
@@ -125,6 +126,15 @@ PARTS: tuple[Part[Any], ...] = (
         "None: it measures how long commits stand still.",
         rebalance.Plan(),
         rebalance.measure,
+        reported=False,
+    ),
+    Part(
+        "postgres",
+        "Metrics into PostgreSQL, row by row and in batches, and the same through us.",
+        "Every store holds as many values as were sent to it. Needs PostgreSQL and psycopg: "
+        "`make bench-postgres`.",
+        postgres.Plan(),
+        postgres.measure,
         reported=False,
     ),
 )
