@@ -345,3 +345,22 @@ def parsed(parser: PointParser, lines: str) -> list[tuple[Point, str]] | None:
         return [(point, repr(point)) for point in parser.parse(lines.encode(), Precision.US)]
     except LinesRefused:
         return None
+
+
+def test_of_equal_points_with_different_fields_in_one_batch_the_last_value_wins(
+    store: SqliteStore,
+) -> None:
+    lines = (
+        f"e,run=r a=1,b=1,step=7i {NOW_NS}",
+        f"e,run=r b=2,a=2 {NOW_NS}",
+        f"e,run=r b=3 {NOW_NS}",
+        f"e,run=r c=1,b=0,step=7i {NOW_NS - 1}",
+    )
+    write(store, "\n".join(lines))
+    assert stored(store) == [
+        ({"run": "r"}, NOW_NS - 1, {"c": 1.0, "b": 0.0, "step": 7}),
+        ({"run": "r"}, NOW_NS, {"a": 2.0, "b": 3.0, "step": 7}),
+    ]
+    assert stored(store, "steps") == [
+        ({"run": "r"}, 7_000_000, {"a": 1.0, "b": 0.0, "c": 1.0, "step": 7})
+    ]
