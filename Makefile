@@ -63,7 +63,7 @@ check: $(STAMP) ## format, lint, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	PYTHONPATH=.:client $(BIN)/lint-imports
 
 format: $(STAMP) ## format the code and mend what can be mended by itself
 	$(BIN)/ruff format .

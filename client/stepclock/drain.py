@@ -1,0 +1,178 @@
+"""The thread between the job and the spool: it empties the buffer every 100 ms."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Mapping
+from typing import Any, Callable
+
+from stepclock.buffer import Buffer
+from stepclock.identity import Identity
+from stepclock.rows import RowEncoder
+from stepclock.settings import Settings
+from stepclock.spool import SpoolWriter
+from stepclock.state import state_line
+
+_log = logging.getLogger("stepclock")
+
+# Values after which the thread lets the job go on: encoding them takes about 0.2 ms.
+_TURN_VALUES = 256
+
+_TELL_AGAIN_S = 60.0
+
+
+class Drain:
+    """Takes what is in the buffer, makes lines of it, writes them to the spool.
+
+    announce: whether lines of `run_state` are written; a worker process of a run writes none.
+    """
+
+    def __init__(
+        self,
+        identity: Identity,
+        tags: Mapping[str, str],
+        buffer: Buffer,
+        writer: SpoolWriter,
+        settings: Settings,
+        *,
+        announce: bool,
+        first: Callable[[], list[str]] = list,
+        now_ns: Callable[[], int] = time.time_ns,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """first: lines of class events that are gathered by the thread itself, once."""
+        self._identity = identity
+        self._buffer = buffer
+        self._writer = writer
+        self._settings = settings
+        self._announce = announce
+        self._first = first
+        self._now_ns = now_ns
+        self._now = now
+        self.encoder = RowEncoder(identity, tags, self._report)
+        #: Problems, in strict mode raised by the run.
+        self.problems: list[str] = []
+        #: Rows that were lost by a fault of ours.
+        self.failed_rows = 0
+        #: Turns that began so far: what was logged before one began is in the spool at its end.
+        self.begun = 0
+        self.turns = 0
+        #: Set by whoever ends the run: the last state, and why.
+        self.ending: tuple[str, str] | None = None
+        #: Set from a signal handler: the signal's name. A line says so in the next turn.
+        self.preempted: str | None = None
+        self._preempted_told = False
+        self._next_heartbeat = 0.0
+        self._told_at: dict[str, float] = {}
+        self._wake = threading.Event()
+        self._changed = threading.Condition()
+        self._stopped = False
+        self.thread = threading.Thread(target=self._run, name="stepclock-drain", daemon=True)
+
+    def turn(self) -> None:
+        """Bring everything that was put before now into the spool."""
+        self.begun += 1
+        items = self._buffer.take()
+        try:
+            self._encode(items)
+            self._tell_state()
+        except Exception as exc:
+            # Whatever it is, the job must not feel it; what it cost is counted.
+            self.failed_rows += len(items)
+            self._warn("fault", f"rows were lost: {exc!r}", exc_info=True)
+        self.turns = self.begun
+        fault = self._writer.fault
+        if fault is not None:
+            self._warn("disk", f"the spool can't be written, rows are kept in memory: {fault}")
+
+    def stop(self) -> None:
+        """End the thread after one more turn."""
+        self._stopped = True
+        self._wake.set()
+
+    def hurry(self) -> None:
+        """Take the next turn now."""
+        self._wake.set()
+
+    def wait_for_turn(self, within_s: float) -> bool:
+        """Whether all that was put by now is in the spool in time."""
+        goal = self.begun + 1
+        self.hurry()
+        with self._changed:
+            return self._changed.wait_for(
+                lambda: self.turns >= goal or not self.thread.is_alive(), within_s
+            )
+
+    def _encode(self, items: list[Any]) -> None:
+        encoder, writer = self.encoder, self._writer
+        if self.begun == 1:
+            for line in self._first():
+                writer.write("events", [line], 0)
+        rows = 0
+        widest = 16
+        for item in items:
+            if len(item) == 2:
+                writer.write(item[0], item[1], 0)
+                continue
+            time_ns, step, values, exact = item
+            widest = max(widest, len(values))
+            rows += encoder.add(time_ns, step, values, exact=exact)
+        self._buffer.widen(widest)
+        raw: list[str] = []
+        events: list[str] = []
+        values_done = 0
+        for raw_lines, event_lines in encoder.take():
+            raw += raw_lines
+            events += event_lines
+            values_done += sum(line.count("=") for line in raw_lines)
+            if values_done >= _TURN_VALUES:
+                values_done = 0
+                time.sleep(0)  # the job may have the interpreter in between
+        if raw:
+            writer.write("raw", raw, rows)
+        if events:
+            writer.write("events", events, 0)
+
+    def _tell_state(self) -> None:
+        if not self._announce:
+            return
+        now = self._now()
+        if self.preempted is not None and not self._preempted_told:
+            self._preempted_told = True
+            self._write_state("preempted", self.preempted)
+        elif self._stopped and self.ending is not None:
+            self._write_state(*self.ending)
+        elif now >= self._next_heartbeat:
+            self._next_heartbeat = now + max(1.0, self._settings.heartbeat_interval)
+            self._write_state("running", "")
+
+    def _write_state(self, state: str, reason: str) -> None:
+        first, last = self.encoder.first_step, self.encoder.last_step
+        line = state_line(self._identity, state, self._now_ns(), first, last, reason)
+        self._writer.write("events", [line], 0)
+
+    def _report(self, name: str, reason: str) -> None:
+        self.problems.append(f"{name!r}: {reason}")
+        _log.warning("stepclock: %r is not stored: %s", name, reason)
+
+    def _warn(self, about: str, message: str, *, exc_info: bool = False) -> None:
+        now = self._now()
+        if now - self._told_at.get(about, -_TELL_AGAIN_S) >= _TELL_AGAIN_S:
+            self._told_at[about] = now
+            _log.warning("stepclock: %s", message, exc_info=exc_info)
+
+    def _run(self) -> None:
+        stopped = False
+        while not stopped:
+            stopped = self._stopped
+            self.turn()
+            with self._changed:
+                self._changed.notify_all()
+            if not stopped:
+                self._wake.wait(self._settings.flush_interval)
+                self._wake.clear()
+        self._writer.close()
+        with self._changed:
+            self._changed.notify_all()

@@ -1,0 +1,222 @@
+"""The thread that sends: the run's own stream, and those of its worker processes."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import threading
+import time
+from pathlib import Path
+from typing import Callable
+
+from stepclock.delivery import Delivery
+from stepclock.journal import Totals
+from stepclock.settings import Settings
+from stepclock.spool import MAX_LINES, SpoolWriter, Stream
+from stepclock.transport import Gateway
+
+_log = logging.getLogger("stepclock")
+
+#: Seconds between two looks for streams of worker processes, and between two for receipts.
+_LOOK_S = 1.0
+_SETTLE_S = 5.0
+
+_LONGEST_INTERVAL_S = 16.0
+
+
+class Sender:
+    """Sends until it is stopped. `turn` is one round; the thread does nothing else."""
+
+    def __init__(
+        self,
+        stream: Stream,
+        writer: SpoolWriter,
+        settings: Settings,
+        *,
+        now: Callable[[], float] = time.monotonic,
+        gateway: Gateway | None = None,
+    ) -> None:
+        self._settings = settings
+        self._writer = writer
+        self._now = now
+        self._gateway = gateway or Gateway(settings.endpoint, settings.token, settings.ca_file)
+        self._own = Delivery(
+            writer.folder, stream, self._gateway, writer.memory, acked=writer.acked, now=now
+        )
+        self._deliveries = {stream.name: self._own}
+        self._children = False
+        self._interval_s = settings.send_interval
+        self._not_before = 0.0
+        self._next_cut = 0.0
+        self._next_look = 0.0
+        self._next_settle = 0.0
+        self._urgent_until = 0.0
+        self._wake = threading.Event()
+        self._changed = threading.Condition()
+        self._stopped = False
+        self._past = Totals()  # of streams that are done
+        self.idle = False
+        self.thread = threading.Thread(target=self._run, name="stepclock-sender", daemon=True)
+
+    @property
+    def totals(self) -> Totals:
+        """Lines of all streams by what became of them."""
+        total = Totals()
+        for each in (self._past, *(d.journal.totals for d in list(self._deliveries.values()))):
+            for name, value in vars(each).items():
+                setattr(total, name, getattr(total, name) + value)
+        return total
+
+    @property
+    def own_totals(self) -> Totals:
+        """The same of the run's own stream."""
+        return self._own.journal.totals
+
+    @property
+    def caught_up(self) -> bool:
+        """Whether the gateway has answered for all that is in the run's own spool."""
+        totals = self.own_totals
+        return totals.acknowledged + totals.refused + totals.lost >= self._writer.lines
+
+    @property
+    def last_error(self) -> str:
+        """What the gateway or the network last said against us."""
+        return self._own.last_error or ""
+
+    @property
+    def limited(self) -> int:
+        """Answers 429 so far."""
+        return sum(each.limited for each in list(self._deliveries.values()))
+
+    @property
+    def retry_after_s(self) -> float:
+        """How long the gateway last said to wait; 0 once it takes more."""
+        return self._own.retry_after_s
+
+    def expect_children(self) -> None:
+        """Look for streams of worker processes from now on."""
+        self._children = True
+
+    def hurry(self, within_s: float) -> None:
+        """Send and settle without waiting for more, for so long."""
+        self._urgent_until = self._now() + within_s
+        self._next_look = self._next_settle = 0.0
+        self.idle = False
+        self._wake.set()
+
+    def rush(self, within_s: float) -> None:
+        """The same from a signal handler: no lock is taken, the next round notices."""
+        self._urgent_until = self._now() + within_s
+
+    def wait_until(self, condition: Callable[[], bool], within_s: float) -> bool:
+        """Whether the condition comes true in time; looked at after each round."""
+        with self._changed:
+            return self._changed.wait_for(condition, within_s)
+
+    def stop(self) -> None:
+        """End the thread after its request."""
+        self._stopped = True
+        self._wake.set()
+
+    def abandon(self) -> None:
+        """In a forked child: let go of what belongs to the parent."""
+        for each in self._deliveries.values():
+            each.journal.close()
+
+    def turn(self) -> float:
+        """Send what is due; seconds until the next round."""
+        now = self._now()
+        urgent = now < self._urgent_until
+        if self._children and now >= self._next_look:
+            self._next_look = now + _LOOK_S
+            self._find_children()
+        if now < self._not_before:
+            return self._not_before - now
+        waiting = False
+        for delivery in list(self._deliveries.values()):
+            journal = delivery.journal
+            full = delivery is self._own and self._writer.lines - journal.totals.cut >= MAX_LINES
+            if not (journal.pending or urgent or full or now >= self._next_cut):
+                continue
+            limited = delivery.limited
+            wait_s = delivery.send_one()
+            if wait_s is None:
+                continue
+            waiting = True
+            if wait_s > 0:
+                self._not_before = self._now() + wait_s
+                if delivery.limited > limited:
+                    self._interval_s = min(_LONGEST_INTERVAL_S, 2 * self._interval_s)
+                return min(wait_s, _LOOK_S)
+            self._interval_s = max(self._settings.send_interval, 0.8 * self._interval_s)
+        if waiting:
+            return 0.0
+        if now >= self._next_cut:
+            self._next_cut = now + self._interval_s
+        return self._settle(now, urgent=urgent)
+
+    def _settle(self, now: float, *, urgent: bool) -> float:
+        if urgent or now >= self._next_settle:
+            self._next_settle = now + _SETTLE_S
+            for delivery in list(self._deliveries.values()):
+                if delivery.journal.unsettled and not self._stopped:
+                    wait_s = min(2.0, self._urgent_until - now) if urgent else 0.0
+                    if delivery.settle(wait_s) and delivery.journal.unsettled:
+                        return 0.0
+                elif delivery is not self._own and delivery.journal.finished():
+                    self._forget(delivery)
+        self.idle = not any(d.journal.unsettled for d in self._deliveries.values())
+        if urgent and not self.idle:
+            return 0.05
+        return max(0.01, min(self._next_cut - now, _LOOK_S))
+
+    def _find_children(self) -> None:
+        prefix = f"{self._own.stream.name}.w"
+        spool = self._writer.folder.parent
+        try:
+            names = [name for name in os.listdir(spool) if name.startswith(prefix)]
+        except OSError:
+            return
+        for name in names:
+            if name in self._deliveries:
+                continue
+            folder = spool / name
+            try:
+                stream = Stream.read(folder)
+                self._deliveries[name] = Delivery(folder, stream, self._gateway, now=self._now)
+            except (OSError, ValueError):  # not whole yet, or sent by another
+                continue
+
+    def _forget(self, delivery: Delivery) -> None:
+        for name, value in vars(delivery.journal.totals).items():
+            setattr(self._past, name, getattr(self._past, name) + value)
+        del self._deliveries[delivery.stream.name]
+        delivery.journal.close()
+        remove(delivery.folder)
+
+    def _run(self) -> None:
+        while not self._stopped:
+            try:
+                wait_s = self.turn()
+            except Exception:
+                _log.exception("stepclock: sending failed, it is tried again")
+                wait_s = 5.0
+            with self._changed:
+                self._changed.notify_all()
+            if wait_s > 0:
+                self._wake.wait(wait_s)
+                self._wake.clear()
+        self._gateway.close()
+        for each in self._deliveries.values():
+            each.journal.close()
+
+
+def remove(folder: Path) -> None:
+    """Remove a stream that is stored, but not what was refused of it."""
+    if (folder / "refused.jsonl").exists():
+        for path in folder.iterdir():
+            if path.name not in {"refused.jsonl", "stream.json"}:
+                path.unlink(missing_ok=True)
+    else:
+        shutil.rmtree(folder, ignore_errors=True)

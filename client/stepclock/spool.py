@@ -1,0 +1,323 @@
+"""The spool: chunks of lines on disk, in segments, until they are acknowledged.
+
+A stream is one start of one process. Its folder holds `stream.json` (whose it is), segments
+`00000000.seg`, … and what the sender keeps there (`stepclock.journal`). A chunk is a header
+with a checksum and the lines of one class; what was written by `write()` outlives the process,
+however it ends. A chunk whose end is missing was never whole, and is not read.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from stepclock.identity import Identity
+
+#: Classes by their number in a chunk's header.
+CLASSES = ("raw", "events", "system")
+
+#: Lines and bytes of one chunk, and of the body of one request.
+MAX_LINES = 1000
+MAX_BYTES = 1024 * 1024
+
+_SEGMENT_BYTES = 4 * 1024 * 1024
+
+_MAGIC = b"SCK1"
+# magic, payload bytes, class, lines, rows, number of the chunk, checksum of all of it
+_HEADER = struct.Struct(">4sIBIIQI")
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Whose a stream is. start_ns: when it began, Unix time; endpoint: where it goes."""
+
+    name: str
+    start_ns: int
+    experiment: str
+    run: str
+    rank: int
+    attempt: int
+    endpoint: str
+
+    @classmethod
+    def of(cls, name: str, start_ns: int, identity: Identity, endpoint: str) -> Stream:
+        """The stream of a run."""
+        return cls(
+            name,
+            start_ns,
+            identity.experiment,
+            identity.run,
+            identity.rank,
+            identity.attempt,
+            endpoint,
+        )
+
+    @classmethod
+    def read(cls, folder: Path) -> Stream:
+        """What a folder says. Raises OSError, ValueError."""
+        try:
+            return cls(**json.loads((folder / "stream.json").read_text("utf-8")))
+        except TypeError as exc:
+            raise ValueError(f"{folder} holds no stream: {exc}") from exc
+
+    def write(self, folder: Path) -> None:
+        """Make the folder, for its owner alone. Raises OSError."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = folder / ".stream.json"
+        draft.write_text(json.dumps(asdict(self)), "utf-8")
+        draft.replace(folder / "stream.json")
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Lines of one class. end: offset behind it in its segment; rows: log calls in it."""
+
+    class_name: str
+    lines: int
+    rows: int
+    number: int
+    payload: bytes
+    end: int
+
+
+def encode_chunk(class_name: str, lines: int, rows: int, number: int, payload: bytes) -> bytes:
+    """A chunk as it stands in a segment."""
+    fields = (_MAGIC, len(payload), CLASSES.index(class_name), lines, rows, number)
+    checksum = zlib.crc32(payload, zlib.crc32(_HEADER.pack(*fields, 0)))
+    return _HEADER.pack(*fields, checksum) + payload
+
+
+def chunks(data: bytes | bytearray, start: int = 0) -> Iterator[Chunk]:
+    """The whole chunks of a segment from an offset on; damaged ones are passed over."""
+    while True:
+        chunk = _chunk_at(data, start)
+        if chunk is None:
+            start = data.find(_MAGIC, start + 1)
+            if start < 0:
+                return
+        else:
+            yield chunk
+            start = chunk.end
+
+
+def _chunk_at(data: bytes | bytearray, start: int) -> Chunk | None:
+    if len(data) < start + _HEADER.size:
+        return None
+    magic, length, kind, lines, rows, number, checksum = _HEADER.unpack_from(data, start)
+    end = start + _HEADER.size + length
+    if magic != _MAGIC or kind >= len(CLASSES) or len(data) < end:
+        return None
+    payload = bytes(data[start + _HEADER.size : end])
+    head = _HEADER.pack(magic, length, kind, lines, rows, number, 0)
+    if zlib.crc32(payload, zlib.crc32(head)) != checksum:
+        return None
+    return Chunk(CLASSES[kind], lines, rows, number, payload, end)
+
+
+def segment_path(folder: Path, number: int) -> Path:
+    """Where a segment lies."""
+    return folder / f"{number:08d}.seg"
+
+
+def segment_numbers(folder: Path) -> list[int]:
+    """The segments of a folder in order; none for a folder that is not there."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return []
+    return sorted(int(n[:-4]) for n in names if n.endswith(".seg") and n[:-4].isdecimal())
+
+
+class SpoolWriter:
+    """Appends chunks. Where the disk takes no more, segments are kept in memory, bounded.
+
+    `memory` holds those, by number. dropped_lines, dropped_rows: what was given up because
+    both were full. acked: lines by segment that need not be kept any more, told by the sender.
+    """
+
+    def __init__(self, stream: Stream, folder: Path, *, max_bytes: int, max_memory: int) -> None:
+        self.folder = folder
+        self.memory: dict[int, bytearray] = {}
+        self.acked: dict[int, int] = {}
+        self.lines = 0
+        self.rows = 0
+        self.dropped_lines = 0
+        self.dropped_rows = 0
+        #: Why the last write went to memory; None while the disk takes them.
+        self.fault: OSError | None = None
+        self._max_bytes = max_bytes
+        self._max_memory = max_memory
+        self._number = -1
+        self._chunk = 0
+        self._size = 0
+        self._fd: int | None = None
+        self._held: dict[int, tuple[int, int]] = {}  # segment -> its lines and rows
+        self._lock_fd: int | None = None
+        try:
+            stream.write(folder)
+            self._lock_fd = lock(folder / "writer.lock")
+        except OSError as exc:
+            self.fault = exc
+
+    def write(self, class_name: str, lines: list[str], rows: int) -> None:
+        """Append lines; when this returns, they outlive the process, or `fault` says why not."""
+        for part in _parts([line.encode() for line in lines]):
+            data = encode_chunk(class_name, len(part), rows, self._chunk, b"\n".join(part))
+            self._chunk += 1
+            self._append(data)
+            held_lines, held_rows = self._held.get(self._number, (0, 0))
+            self._held[self._number] = held_lines + len(part), held_rows + rows
+            self.lines += len(part)
+            self.rows += rows
+            rows = 0
+
+    def close(self) -> None:
+        """End the segment. Whoever reads may tell that no more comes."""
+        self._end_segment()
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+
+    def abandon(self) -> None:
+        """In a forked child: let go of what belongs to the parent, its lock included."""
+        for fd in (self._fd, self._lock_fd):
+            if fd is not None:
+                os.close(fd)
+        self._fd = self._lock_fd = None
+
+    def _append(self, data: bytes) -> None:
+        if self._fd is None or self._size + len(data) > _SEGMENT_BYTES:
+            self._next_segment()
+        if self._fd is not None:
+            try:
+                _write_all(self._fd, data)
+            except OSError as exc:
+                self.fault = exc
+                self._undo()
+                self._end_segment()
+                self._number += 1
+            else:
+                self._size += len(data)
+                self.fault = None
+                return
+        self._to_memory(data)
+
+    def _next_segment(self) -> None:
+        self._end_segment()
+        self._number += 1
+        try:
+            self._fd = os.open(
+                segment_path(self.folder, self._number),
+                os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC,
+                0o600,
+            )
+        except OSError as exc:
+            self.fault = exc
+            return
+        self._bound_disk()
+
+    def _end_segment(self) -> None:
+        if self._fd is not None:
+            os.close(self._fd)
+            self._fd = None
+        self._size = 0
+
+    def _undo(self) -> None:
+        """Cut off what of a chunk was written before the disk was full."""
+        assert self._fd is not None
+        try:
+            os.ftruncate(self._fd, self._size)
+        except OSError:
+            return  # a torn end is passed over by whoever reads
+
+    def _to_memory(self, data: bytes) -> None:
+        # Each chunk is a segment of its own: the next one tries the disk again.
+        self.memory[self._number] = bytearray(data)
+        while sum(map(len, self.memory.values())) > self._max_memory and len(self.memory) > 1:
+            self._give_up(min(self.memory))
+
+    def _bound_disk(self) -> None:
+        numbers = segment_numbers(self.folder)
+        sizes = {}
+        for number in numbers:
+            try:
+                sizes[number] = segment_path(self.folder, number).stat().st_size
+            except OSError:  # acknowledged meanwhile
+                continue
+        total = sum(sizes.values())
+        for number, size in sizes.items():
+            if total + _SEGMENT_BYTES <= self._max_bytes or number == self._number:
+                break
+            self._give_up(number)
+            total -= size
+
+    def _give_up(self, number: int) -> None:
+        if self.memory.pop(number, None) is None:
+            try:
+                segment_path(self.folder, number).unlink()
+            except OSError:  # acknowledged meanwhile
+                return
+        lines, rows = self._held.pop(number, (0, 0))
+        acked = self.acked.pop(number, 0)
+        self.dropped_lines += max(0, lines - acked)
+        self.dropped_rows += rows if not acked else round(rows * (lines - acked) / max(1, lines))
+
+
+def _parts(lines: list[bytes]) -> Iterator[list[bytes]]:
+    part: list[bytes] = []
+    size = 0
+    for line in lines:
+        if part and (len(part) == MAX_LINES or size + len(line) + 1 > MAX_BYTES):
+            yield part
+            part, size = [], 0
+        part.append(line)
+        size += len(line) + 1
+    if part:
+        yield part
+
+
+def _write_all(fd: int, data: bytes) -> None:
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]
+
+
+def lock(path: Path) -> int:
+    """A lock that the system releases when the process ends. Raises OSError if it is held."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        import fcntl
+
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except ImportError:
+        pass
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a living process holds the lock."""
+    try:
+        os.close(lock(path))
+    except OSError:
+        return path.exists()
+    return False
+
+
+def read_segment(folder: Path, number: int, memory: dict[int, bytearray]) -> Any | None:
+    """What a segment holds by now; None for one that is gone."""
+    held = memory.get(number)
+    if held is not None:
+        return held
+    try:
+        return segment_path(folder, number).read_bytes()
+    except OSError:
+        return None

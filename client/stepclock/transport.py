@@ -1,0 +1,122 @@
+"""One keep-alive connection to the gateway. What it needs is imported at the first use."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+_TIMEOUT_S = 15.0
+
+#: Answers are small; a proxy's error page need not be read whole.
+_MAX_ANSWER = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Answer:
+    """Status 0: there was none, and `body` says why. Names of headers are in lower case."""
+
+    status: int
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+
+    @property
+    def retry_after_s(self) -> float | None:
+        """Retry-After in seconds; None for none, and for a date, which only proxies send."""
+        value = self.headers.get("retry-after", "").strip()
+        return float(value) if value.isdecimal() else None
+
+    @property
+    def text(self) -> str:
+        """What it says, short."""
+        return self.body[:300].decode("utf-8", "replace")
+
+
+class Gateway:
+    """Requests to one gateway; never raises for what the network or the server does."""
+
+    def __init__(
+        self,
+        endpoint: str,
+        token: str | None,
+        ca_file: str | None,
+        timeout_s: float = _TIMEOUT_S,
+    ) -> None:
+        parts = urlsplit(endpoint)
+        self.endpoint = endpoint
+        self._https = parts.scheme == "https"
+        self._host = parts.hostname or ""
+        self._port = parts.port
+        self._path = parts.path.rstrip("/")
+        self._token = token
+        self._ca_file = ca_file
+        self._timeout_s = timeout_s
+        self._connection: Any = None
+        self._used = False
+
+    def post(self, path: str, body: bytes, headers: dict[str, bytes]) -> Answer:
+        """The answer to a POST."""
+        return self._ask("POST", path, body, headers, self._timeout_s)
+
+    def get(self, path: str, timeout_s: float | None = None) -> Answer:
+        """The answer to a GET."""
+        return self._ask("GET", path, None, {}, timeout_s or self._timeout_s)
+
+    def close(self) -> None:
+        """End the connection; the next request opens a new one."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+        self._used = False
+
+    def _ask(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: dict[str, bytes],
+        timeout_s: float,
+    ) -> Answer:
+        from http.client import HTTPException
+
+        for _ in range(2):
+            stale = self._used
+            try:
+                connection = self._connect(timeout_s)
+                sent = {"User-Agent": b"stepclock-client", **headers}
+                if self._token:
+                    sent["Authorization"] = b"Bearer " + self._token.encode("latin-1", "replace")
+                connection.request(method, self._path + path, body, sent)
+                response = connection.getresponse()
+                content = response.read(_MAX_ANSWER)
+            except (OSError, HTTPException, ValueError) as exc:
+                self.close()
+                # A server may end a connection that rests; only a new one tells if it is away.
+                if stale and not isinstance(exc, TimeoutError):
+                    continue
+                return Answer(0, {}, repr(exc).encode())
+            self._used = True
+            if response.will_close or not response.isclosed():
+                self.close()
+            names = {name.lower(): value for name, value in response.getheaders()}
+            return Answer(response.status, names, content)
+        raise AssertionError("BUG: a new connection is never stale")
+
+    def _connect(self, timeout_s: float) -> Any:
+        if self._connection is None:
+            import http.client
+
+            if self._https:
+                import ssl
+
+                context = ssl.create_default_context(cafile=self._ca_file)
+                self._connection = http.client.HTTPSConnection(
+                    self._host, self._port, timeout=timeout_s, context=context
+                )
+            else:
+                self._connection = http.client.HTTPConnection(
+                    self._host, self._port, timeout=timeout_s
+                )
+        elif self._connection.sock is not None:
+            self._connection.sock.settimeout(timeout_s)
+        return self._connection

@@ -1,0 +1,14 @@
+"""Every test has a home, a spool and an environment of its own."""
+
+import os
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def own_surroundings(tmp_path, monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("STEPCLOCK_", "SLURM_", "TORCHELASTIC_", "XDG_", "POD_")):
+            monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("STEPCLOCK_SPOOL_DIR", str(tmp_path / "spool"))
