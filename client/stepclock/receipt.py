@@ -19,9 +19,9 @@ class Receipt:
     """
 
     run: str
-    logged: int
-    lines: int
-    stored: int
+    logged: int = 0
+    lines: int = 0
+    stored: int = 0
     refused: int = 0
     dead: int = 0
     dropped: int = 0
@@ -61,20 +61,21 @@ class Receipt:
 class Stats:
     """A run at this moment. Counts are since its start; lines unless said otherwise.
 
-    logged, queued, rows_dropped: rows. lag_s: age of the oldest row that is not acknowledged.
-    retry_after_s: how long the gateway last said to wait. ignored: values left out.
+    logged, queued, rows_dropped: rows. ignored: values left out. requests: tries, repeated ones
+    included; limited: those that were answered 429. retry_after_s: how long the gateway last
+    said to wait, 0 once it took more.
     """
 
-    logged: int
-    queued: int
-    spooled: int
-    acknowledged: int
-    stored: int
-    refused: int
-    dropped: int
-    rows_dropped: int
-    ignored: int
-    requests: int
-    limited: int
-    retry_after_s: float
-    last_error: str
+    logged: int = 0
+    queued: int = 0
+    spooled: int = 0
+    acknowledged: int = 0
+    stored: int = 0
+    refused: int = 0
+    dropped: int = 0
+    rows_dropped: int = 0
+    ignored: int = 0
+    requests: int = 0
+    limited: int = 0
+    retry_after_s: float = 0.0
+    last_error: str = ""

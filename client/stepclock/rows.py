@@ -36,6 +36,18 @@ class Rejected(Exception):
     """A row or value that can't be stored; says why."""
 
 
+def problems(values: Mapping[str, Any], step: Any) -> None:
+    """Raise Rejected for a row that would be left out, wholly or in part; for strict runs."""
+    found: list[str] = []
+    encoder = RowEncoder(
+        Identity("x", "x", 0, 0), {}, lambda name, why: found.append(f"{name!r}: {why}")
+    )
+    encoder.add(0, step, values, exact=True)
+    list(encoder.take())
+    if found:
+        raise Rejected("; ".join(found))
+
+
 class RowEncoder:
     """Collects rows, those of one step into one, and makes lines of them.
 

@@ -122,9 +122,9 @@ def credentials_path(environ: Mapping[str, str] = os.environ) -> Path:
 
 def _user_dir(environ: Mapping[str, str], variable: str, below_home: str) -> Path:
     given = environ.get(variable, "")
-    if os.path.isabs(given):
+    if Path(given).is_absolute():
         return Path(given)
-    home = Path(environ.get("HOME") or os.path.expanduser("~"))
+    home = Path(environ["HOME"]) if environ.get("HOME") else Path("~").expanduser()
     if sys.platform == "darwin":
         return home / "Library" / "Application Support"
     return home / below_home

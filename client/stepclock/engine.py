@@ -1,0 +1,143 @@
+"""What stands behind a run in one process: spool, drain and, if it sends, sender."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Callable
+
+from stepclock.buffer import Buffer
+from stepclock.drain import Drain
+from stepclock.identity import Identity
+from stepclock.journal import Totals
+from stepclock.receipt import Receipt
+from stepclock.sender import Sender, remove
+from stepclock.settings import Settings
+from stepclock.spool import SpoolWriter, Stream
+
+
+class Engine:
+    """Starts its threads when it is made. Raises RuntimeError where no thread can be had.
+
+    worker: the process works for a run of another one, which sends for it and tells its state.
+    first: lines of class events to begin with, gathered by the drain's thread.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        identity: Identity,
+        tags: Mapping[str, str],
+        settings: Settings,
+        *,
+        worker: bool,
+        first: Callable[[], list[str]],
+    ) -> None:
+        self.stream = stream
+        self.buffer = Buffer(settings.max_memory)
+        self.writer = SpoolWriter(
+            stream,
+            Path(settings.spool_dir) / stream.name,
+            max_bytes=settings.max_spool,
+            max_memory=settings.max_memory,
+        )
+        self.drain = Drain(
+            identity,
+            tags,
+            self.buffer,
+            self.writer,
+            settings,
+            announce=not worker,
+            first=first,
+        )
+        self.sender = None
+        if settings.mode == "online" and not worker:
+            self.sender = Sender(stream, self.writer, settings)
+            self.sender.thread.start()
+        self.drain.thread.start()
+
+    @property
+    def rows_dropped(self) -> int:
+        """Rows that were given up before they became lines."""
+        return self.buffer.dropped + self.drain.failed_rows
+
+    def flush(self, within_s: float) -> bool:
+        """Whether all that was put by now is acknowledged in time; if nobody sends, spooled."""
+        deadline = time.monotonic() + within_s
+        if not self.drain.wait_for_turn(within_s):
+            return False
+        if self.sender is None:
+            return self.writer.fault is None
+        left = max(0.0, deadline - time.monotonic())
+        goal = self.writer.lines
+        self.sender.hurry(left)
+        return self.sender.wait_until(lambda: self.answered >= goal, left)
+
+    def stop(self, state: str, reason: str, within_s: float) -> None:
+        """Write the last state, and send and settle as much as is possible in time."""
+        deadline = time.monotonic() + within_s
+        self.drain.ending = state, reason
+        self.drain.stop()
+        self.drain.thread.join(within_s)
+        sender = self.sender
+        if sender is None:
+            return
+        left = max(0.0, deadline - time.monotonic())
+        sender.hurry(left)
+        sender.wait_until(lambda: sender.idle and self.answered >= self.writer.lines, left)
+        sender.stop()
+        # One that waits for an answer is left alone: it ends with the process.
+        sender.thread.join(1.0 if sender.idle else 0.1)
+
+    @property
+    def answered(self) -> int:
+        """Own lines that the gateway has answered for, or that are not there any more."""
+        assert self.sender is not None
+        totals = self.sender.own_totals
+        return totals.acknowledged + totals.refused + max(totals.lost, self.writer.dropped_lines)
+
+    def receipt(self, logged: int, state: str) -> Receipt:
+        """What became of everything, after `stop`."""
+        writer, sender = self.writer, self.sender
+        lines = writer.lines
+        totals = Totals()
+        if sender is not None:
+            totals = sender.totals
+            lines += totals.cut - sender.own_totals.cut  # those of worker processes
+        dropped = max(writer.dropped_lines, totals.lost)
+        return Receipt(
+            run=self.stream.run,
+            state=state,
+            folder=str(writer.folder),
+            logged=logged,
+            lines=lines,
+            stored=totals.stored,
+            refused=totals.refused,
+            dead=totals.dead,
+            dropped=dropped,
+            unsent=max(0, lines - totals.acknowledged - totals.refused - dropped),
+            unsettled=totals.acknowledged - totals.stored - totals.dead,
+            rows_dropped=self.rows_dropped + len(self.buffer),
+            ignored=self.drain.encoder.ignored,
+        )
+
+    def remove(self) -> None:
+        """Remove the spool of a stream of which nothing is left to send."""
+        with contextlib.suppress(OSError):
+            remove(self.writer.folder)
+
+    def abandon(self) -> None:
+        """In a forked child: let go of what belongs to the parent."""
+        self.writer.abandon()
+        if self.sender is not None:
+            self.sender.abandon()
+
+
+def at_end_of_worker(callback: Callable[[], object]) -> None:
+    """Have it called when a process of `multiprocessing` ends, which is without atexit."""
+    util = sys.modules.get("multiprocessing.util")
+    if util is not None:
+        util.Finalize(None, callback, exitpriority=10)
