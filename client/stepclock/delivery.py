@@ -37,7 +37,7 @@ class Delivery:
         folder: Path,
         stream: Stream,
         gateway: Gateway,
-        memory: dict[int, bytearray] | None = None,
+        memory: dict[int, bytes] | None = None,
         *,
         acked: dict[int, int] | None = None,
         now: Callable[[], float] = time.monotonic,

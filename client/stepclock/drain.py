@@ -38,17 +38,14 @@ class Drain:
         settings: Settings,
         *,
         announce: bool,
-        first: Callable[[], list[str]] = list,
         now_ns: Callable[[], int] = time.time_ns,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
-        """first: lines of class events that are gathered by the thread itself, once."""
         self._identity = identity
         self._buffer = buffer
         self._writer = writer
         self._settings = settings
         self._announce = announce
-        self._first = first
         self._now_ns = now_ns
         self._now = now
         self.encoder = RowEncoder(identity, tags, self._report)
@@ -107,9 +104,7 @@ class Drain:
 
     def _encode(self, items: list[Any]) -> None:
         encoder, writer = self.encoder, self._writer
-        if self.begun == 1:
-            for line in self._first():
-                writer.write("events", [line], 0)
+        failed = encoder.failed
         rows = 0
         widest = 16
         for item in items:
@@ -130,6 +125,7 @@ class Drain:
             if values_done >= _TURN_VALUES:
                 values_done = 0
                 time.sleep(0)  # the job may have the interpreter in between
+        self.failed_rows += encoder.failed - failed
         if raw:
             writer.write("raw", raw, rows)
         if events:

@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Callable
 
 from stepclock.buffer import Buffer
 from stepclock.drain import Drain
 from stepclock.identity import Identity
-from stepclock.journal import Totals
+from stepclock.journal import Totals, totals_of
+from stepclock.observer import Observer
 from stepclock.receipt import Receipt
 from stepclock.sender import Sender, remove
 from stepclock.settings import Settings
 from stepclock.spool import SpoolWriter, Stream
+from stepclock.state import config_lines
+from stepclock.system import Sampler
 
 
 class Engine:
     """Starts its threads when it is made. Raises RuntimeError where no thread can be had.
 
     worker: the process works for a run of another one, which sends for it and tells its state.
-    first: lines of class events to begin with, gathered by the drain's thread.
     """
 
     def __init__(
@@ -34,7 +37,6 @@ class Engine:
         settings: Settings,
         *,
         worker: bool,
-        first: Callable[[], list[str]],
     ) -> None:
         self.stream = stream
         self.buffer = Buffer(settings.max_memory)
@@ -51,13 +53,23 @@ class Engine:
             self.writer,
             settings,
             announce=not worker,
-            first=first,
         )
         self.sender = None
         if settings.mode == "online" and not worker:
             self.sender = Sender(stream, self.writer, settings)
-            self.sender.thread.start()
-        self.drain.thread.start()
+        # Not before all locks are held: else another process might begin to send it.
+        self.writer.publish()
+        self.observer = None
+        if not worker:
+            self.observer = Observer(
+                self.buffer,
+                lambda: list(_surroundings(identity, settings, stream.start_ns)),
+                Sampler(identity).lines if settings.system_interval and _samples() else None,
+                settings.system_interval,
+            )
+        for each in (self.drain, self.sender, self.observer):
+            if each is not None:
+                each.thread.start()
 
     @property
     def rows_dropped(self) -> int:
@@ -79,9 +91,11 @@ class Engine:
     def stop(self, state: str, reason: str, within_s: float) -> None:
         """Write the last state, and send and settle as much as is possible in time."""
         deadline = time.monotonic() + within_s
+        if self.observer is not None:
+            self.observer.stop(min(2.0, within_s / 4))
         self.drain.ending = state, reason
         self.drain.stop()
-        self.drain.thread.join(within_s)
+        self.drain.thread.join(max(0.0, deadline - time.monotonic()))
         sender = self.sender
         if sender is None:
             return
@@ -99,7 +113,12 @@ class Engine:
         totals = self.sender.own_totals
         return totals.acknowledged + totals.refused + max(totals.lost, self.writer.dropped_lines)
 
-    def receipt(self, logged: int, state: str) -> Receipt:
+    @property
+    def logged(self) -> int:
+        """Rows that were handed over, up to the last one that the drain took."""
+        return self.buffer.put_rows
+
+    def receipt(self, state: str) -> Receipt:
         """What became of everything, after `stop`."""
         writer, sender = self.writer, self.sender
         lines = writer.lines
@@ -107,12 +126,16 @@ class Engine:
         if sender is not None:
             totals = sender.totals
             lines += totals.cut - sender.own_totals.cut  # those of worker processes
+        else:
+            totals = totals_of(writer.folder)  # somebody may have synced it
         dropped = max(writer.dropped_lines, totals.lost)
+        if totals.acknowledged + totals.refused + dropped < lines:
+            dropped += writer.memory_lines  # they end with the process
         return Receipt(
             run=self.stream.run,
             state=state,
             folder=str(writer.folder),
-            logged=logged,
+            logged=self.logged,
             lines=lines,
             stored=totals.stored,
             refused=totals.refused,
@@ -120,7 +143,7 @@ class Engine:
             dropped=dropped,
             unsent=max(0, lines - totals.acknowledged - totals.refused - dropped),
             unsettled=totals.acknowledged - totals.stored - totals.dead,
-            rows_dropped=self.rows_dropped + len(self.buffer),
+            rows_dropped=self.rows_dropped,
             ignored=self.drain.encoder.ignored,
         )
 
@@ -134,6 +157,17 @@ class Engine:
         self.writer.abandon()
         if self.sender is not None:
             self.sender.abandon()
+
+
+def _surroundings(identity: Identity, settings: Settings, time_ns: int) -> Iterator[str]:
+    from stepclock.tags import surroundings
+
+    return config_lines(identity, surroundings(full=settings.capture == "full"), time_ns)
+
+
+def _samples() -> bool:
+    """Whether this process samples its machine: the first one there."""
+    return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
 
 
 def at_end_of_worker(callback: Callable[[], object]) -> None:

@@ -25,6 +25,9 @@ from stepclock.spool import (
     segment_path,
 )
 
+#: A chunk is at most half of it, so that a whole one is in it, or none is there.
+_WINDOW = 2 * MAX_BYTES + 4096
+
 _log = logging.getLogger("stepclock")
 
 
@@ -63,11 +66,14 @@ class Totals:
 class Journal:
     """The journal of one stream. Raises OSError if another process sends the stream.
 
+    sending: False only to look at it, beside a process that may be sending.
+
     memory: the segments that the run keeps in memory, if it is this process that writes them.
     """
 
     folder: Path
-    memory: dict[int, bytearray] = field(default_factory=dict)
+    memory: dict[int, bytes] = field(default_factory=dict)
+    sending: bool = True
     totals: Totals = field(default_factory=Totals)
     pending: list[Body] = field(default_factory=list)
     #: sequence -> receipt and lines of what is acknowledged and not yet known to be stored
@@ -80,9 +86,9 @@ class Journal:
         self._fd: int | None = None
         self._lock_fd: int | None = None
         self.fault: OSError | None = None
-        if self.folder.exists():
+        if self.sending and self.folder.exists():
             self._lock_fd = lock(self.folder / "sender.lock")
-            self._load()
+        self._load()
 
     def close(self) -> None:
         """Let others send the stream."""
@@ -103,14 +109,15 @@ class Journal:
             return False
         number, data = found
         counts: dict[str, tuple[int, int]] = {}
-        end = self._offset
-        for chunk in chunks(data, self._offset):
+        end = 0
+        for chunk in chunks(data):
             lines, size = counts.get(chunk.class_name, (0, 0))
             lines, size = lines + chunk.lines, size + len(chunk.payload) + 1
             if counts and (lines > max_lines or size > max_bytes):
                 break
             counts[chunk.class_name] = lines, size
             end = chunk.end
+        end += self._offset
         sequences: dict[str, list[int]] = {}
         for name in CLASSES:
             if name in counts:
@@ -120,11 +127,12 @@ class Journal:
 
     def read(self, body: Body) -> list[bytes] | None:
         """The lines of a body; None if its segment is gone."""
-        data = read_segment(self.folder, body.segment, self.memory)
+        size = body.end - body.start
+        data = read_segment(self.folder, body.segment, self.memory, body.start, size)
         if data is None:
             return None
         lines: list[bytes] = []
-        for chunk in chunks(data[: body.end], body.start):
+        for chunk in chunks(data):
             if chunk.class_name == body.class_name:
                 lines += chunk.payload.split(b"\n")
         if len(lines) < body.last:
@@ -156,20 +164,18 @@ class Journal:
         """Whether all is sent and nobody writes any more."""
         return not self.waiting and not is_locked(self.folder / "writer.lock")
 
-    def _peek(self) -> tuple[int, Any] | None:
-        """The segment with the next lines that have no number, and what it holds."""
+    def _peek(self) -> tuple[int, bytes] | None:
+        """The segment with the next lines that have no number, and what it holds of them."""
         while True:
-            data = read_segment(self.folder, self._segment, self.memory)
-            if data is not None and next(chunks(data, self._offset), None) is not None:
+            later = [number for number in self._numbers() if number > self._segment]
+            data = read_segment(self.folder, self._segment, self.memory, self._offset, _WINDOW)
+            if data and next(chunks(data), None) is not None:
                 return self._segment, data
-            later = [n for n in self._numbers() if n > self._segment]
             if not later:
                 return None
-            # No segment is written to once there is a later one: what came in between is there.
-            if data is not None:
-                data = read_segment(self.folder, self._segment, self.memory)
-                if data is not None and next(chunks(data, self._offset), None) is not None:
-                    return self._segment, data
+            # No segment is written to once there is a later one: this one is read to its end.
+            if data:
+                self.fault = OSError(f"{len(data)} bytes of the spool are damaged")
             done, self._segment, self._offset = self._segment, later[0], 0
             self._remove_if_done(done)
 
@@ -178,7 +184,11 @@ class Journal:
 
     def _remove_if_done(self, segment: int) -> None:
         """A segment is deleted once all of it is numbered and every number answered for."""
-        if segment < self._segment and not any(body.segment == segment for body in self.pending):
+        if (
+            self.sending
+            and segment < self._segment
+            and not any(body.segment == segment for body in self.pending)
+        ):
             self.memory.pop(segment, None)
             try:
                 segment_path(self.folder, segment).unlink()
@@ -251,10 +261,17 @@ class Journal:
         except OSError:
             return
         whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(path, whole)  # a last entry that was never whole: nothing followed from it
+        # A last entry that was never whole: nothing followed from it.
+        if whole < len(data) and self.sending:
+            os.truncate(path, whole)
         for line in data[:whole].splitlines():
             try:
                 self._apply(json.loads(line))
             except (ValueError, KeyError, TypeError, StopIteration):
                 _log.warning("an entry of %s can't be read and is passed over", path)
+
+
+def totals_of(folder: Path) -> Totals:
+    """What the journal of a stream says that another process sends."""
+    journal = Journal(folder, sending=False)
+    return journal.totals

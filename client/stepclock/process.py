@@ -14,7 +14,6 @@ import signal
 import sys
 import threading
 import time
-import weakref
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -29,8 +28,9 @@ _SEND_S = 3.0
 
 _POLL_S = 0.01
 
-_runs: weakref.WeakSet[Run] = weakref.WeakSet()
+_runs: set[Run] = set()
 _previous: dict[int, Any] = {}
+_noting: list[bool] = []
 
 
 def active_runs() -> list[Run]:
@@ -40,6 +40,9 @@ def active_runs() -> list[Run]:
 
 def add(run: Run) -> None:
     """Look after a run from now on."""
+    if not _noting:
+        _noting.append(True)
+        _note_failures()
     _runs.add(run)
 
 
@@ -88,9 +91,11 @@ def _poll(condition: Callable[[], bool], within_s: float) -> None:
 
 
 def _finish_all() -> None:
+    began = time.monotonic()
     for run in active_runs():
         try:
-            run.finish()
+            # All of them together take no longer than one would.
+            run.finish(timeout=max(0.5, run.finish_timeout - (time.monotonic() - began)))
         except Exception:
             _log.exception("stepclock: a run could not be finished")
 
@@ -118,6 +123,5 @@ def _note_failures() -> None:
 
 
 atexit.register(_finish_all)
-_note_failures()
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_in_forked_child, after_in_parent=_in_forking_parent)

@@ -66,11 +66,13 @@ class RowEncoder:
         self._report = report
         #: Values that were left out so far, for whatever reason.
         self.ignored = 0
+        #: Rows that were lost by a fault of their values.
+        self.failed = 0
         #: Smallest and largest step so far; None before the first.
         self.first_step: int | None = None
         self.last_step: int | None = None
         self._next_step = 0
-        self._rows: dict[tuple[int, int], dict[str, Any]] = {}
+        self._rows: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
         self._times: dict[int, int] = {}
         self._last_time = 0
         # name -> the name and = as they stand in a line; None for one that is left out
@@ -88,52 +90,32 @@ class RowEncoder:
             return False
         if not exact:
             time_ns = self._time_of(number_of_step, time_ns)
-        row = self._rows.get((number_of_step, time_ns))
-        if row is None:
-            self._rows[number_of_step, time_ns] = dict(values)
-        else:
-            row.update(values)
+        self._rows.setdefault((number_of_step, time_ns), []).append(values)
         return True
 
     def take(self) -> Iterator[tuple[list[str], list[str]]]:
         """For each collected step its lines of class raw, and of class events."""
         rows, self._rows = self._rows, {}
-        for (step, time_ns), values in rows.items():
-            yield self._lines(step, time_ns, values)
+        for (step, time_ns), logged in rows.items():
+            try:
+                lines = self._lines(step, time_ns, logged)
+            except Exception as exc:
+                # An object that can't even be named costs its row only.
+                self.failed += len(logged)
+                self._tell("", f"a row of step {step} is lost: {exc!r}")
+            else:
+                yield lines
 
     def _lines(
-        self, step: int, time_ns: int, values: Mapping[str, Any]
+        self, step: int, time_ns: int, logged: list[Mapping[str, Any]]
     ) -> tuple[list[str], list[str]]:
+        found: dict[str, float] = {}
+        for values in logged:
+            self._collect("", values, found)
         fields: list[str] = []
         odd: list[tuple[str, float]] = []
-        self._collect("", values, fields, odd)
-        tail = f"step={step}i {time_ns}"
-        if not fields:
-            return [self._prefix + tail], self._odd_lines(odd, tail)
-        lines = [f"{self._prefix}{','.join(part)},{tail}" for part in split_fields(fields)]
-        return lines, self._odd_lines(odd, tail)
-
-    def _collect(
-        self,
-        path: str,
-        values: Mapping[str, Any],
-        fields: list[str],
-        odd: list[tuple[str, float]],
-    ) -> None:
         names = self._names
-        for name, value in values.items():
-            if path or type(name) is not str:
-                name = f"{path}{name}"
-            if type(value) is not float:
-                if isinstance(value, Mapping):
-                    self._collect(f"{name}{SEPARATOR}", value, fields, odd)
-                    continue
-                try:
-                    value = number(value)
-                except (TypeError, ValueError, OverflowError) as exc:
-                    self.ignored += 1
-                    self._tell(name, str(exc))
-                    continue
+        for name, value in found.items():
             try:
                 key = names[name]
             except KeyError:
@@ -144,6 +126,27 @@ class RowEncoder:
                 fields.append(key + repr(value))
             else:
                 odd.append((name, value))
+        tail = f"step={step}i {time_ns}"
+        if not fields:
+            return [self._prefix + tail], self._odd_lines(odd, tail)
+        lines = [f"{self._prefix}{','.join(part)},{tail}" for part in split_fields(fields)]
+        return lines, self._odd_lines(odd, tail)
+
+    def _collect(self, path: str, values: Mapping[Any, Any], found: dict[str, float]) -> None:
+        """The numbers by their whole names; of one name the last."""
+        for name, value in values.items():
+            if path or type(name) is not str:
+                name = f"{path}{name}"
+            if type(value) is float:
+                found[name] = value
+            elif isinstance(value, Mapping):
+                self._collect(f"{name}{SEPARATOR}", value, found)
+            else:
+                try:
+                    found[name] = number(value)
+                except (TypeError, ValueError, OverflowError) as exc:
+                    self.ignored += 1
+                    self._tell(name, str(exc))
 
     def _odd_lines(self, odd: list[tuple[str, float]], tail: str) -> list[str]:
         identity, tags = self._nonfinite

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import operator
 import os
 import time
 from collections.abc import Iterable, Mapping
@@ -52,9 +53,7 @@ class Run:
         self._identity = identity
         self._settings = settings
         self._tags = dict(tags)
-        self._config = dict(config)
         self._parent = parent
-        self._logged = 0
         self._failure = ""
         self._receipt: Receipt | None = None
         self._complained: set[str] = set()
@@ -63,7 +62,13 @@ class Run:
         )
         process.add(self)
         if self._enabled and parent is None:
-            self._start()
+            try:
+                self._start()
+            except Exception as exc:
+                self._enabled = False
+                self._complain(f"the run is not recorded: {exc!r}")
+            else:
+                self.configure(config)
 
     @property
     def id(self) -> str:
@@ -90,6 +95,11 @@ class Run:
         """Where rows lie until they are acknowledged."""
         return None if self.engine is None else self.engine.writer.folder
 
+    @property
+    def finish_timeout(self) -> float:
+        """Seconds that `finish` takes at most unless it is told otherwise."""
+        return self._settings.finish_timeout
+
     def log(
         self,
         metrics: Mapping[str, Any],
@@ -111,16 +121,17 @@ class Run:
             values = dict(metrics)
             if not _is_plain(map(type, values.values())):
                 snapshot(values)
+            if time_ns is not None:
+                time_ns = operator.index(time_ns)
             if self._settings.strict:
                 problems(values, step)
         except Exception as exc:
             self._complain(f"log: {exc!r}")
             return
-        self._logged += 1
         if time_ns is None:
-            engine.buffer.put((_now_ns(), step, values, False), len(values))
+            engine.buffer.put((_now_ns(), step, values, False), len(values), row=True)
         else:
-            engine.buffer.put((time_ns, step, values, True), len(values))
+            engine.buffer.put((time_ns, step, values, True), len(values), row=True)
 
     def log_many(self, rows: Iterable[tuple[int | None, Mapping[str, Any]]]) -> None:
         """Hand over many steps at once: (step, metrics) each."""
@@ -141,11 +152,11 @@ class Run:
         """Where everything is at this moment."""
         engine = self.engine
         if engine is None:
-            return Stats(logged=self._logged)
+            return Stats()
         sender = engine.sender
         totals = sender.totals if sender else Totals()
         return Stats(
-            logged=self._logged,
+            logged=engine.logged + len(engine.buffer),
             queued=len(engine.buffer),
             spooled=engine.writer.lines,
             acknowledged=totals.acknowledged,
@@ -183,7 +194,7 @@ class Run:
         self._receipt = Receipt(run=self.id, state=state)
         if engine is not None:
             engine.stop(state, reason, self._bound(timeout))
-            self._receipt = engine.receipt(self._logged, state)
+            self._receipt = engine.receipt(state)
             self._conclude(engine, self._receipt)
         return self._receipt
 
@@ -223,7 +234,6 @@ class Run:
             return
         self.engine = None
         self._parent = engine.stream.name
-        self._logged = 0
         engine.abandon()
 
     def expect_workers(self) -> None:
@@ -244,7 +254,6 @@ class Run:
             self._tags,
             settings,
             worker=self._parent is not None,
-            first=self._first_lines if self._parent is None else list,
         )
         return self.engine
 
@@ -278,17 +287,6 @@ class Run:
             return
         if lines:
             engine.buffer.put(("events", lines), len(lines))
-
-    def _first_lines(self) -> list[str]:
-        """Configuration and surroundings."""
-        from stepclock.tags import surroundings
-
-        about = surroundings(full=self._settings.capture == "full")
-        start_ns = self._started_ns()
-        return [
-            *config_lines(self._identity, about, start_ns),
-            *config_lines(self._identity, self._config, start_ns),
-        ]
 
     def _started_ns(self) -> int:
         return self.engine.stream.start_ns if self.engine is not None else _now_ns()

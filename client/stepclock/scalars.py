@@ -75,8 +75,14 @@ def _stream_of(device: Any) -> Any:
 
 def number(value: Any) -> float:
     """The value as a float. Raises TypeError, ValueError or OverflowError, and says why."""
+    kind = type(value)
+    if kind is int or kind is bool:
+        try:
+            return float(value)
+        except OverflowError:
+            raise OverflowError("the number is beyond the range of a 64-bit float") from None
     if isinstance(value, (str, bytes)) or value is None:
-        raise TypeError(f"a metric is a number, not {type(value).__name__}")
+        raise TypeError(f"a metric is a number, not {kind.__name__}")
     size = getattr(value, "size", None)
     if isinstance(size, int) and size != 1:
         raise TypeError(f"a metric is one number, not an array of {size}")
@@ -87,4 +93,4 @@ def number(value: Any) -> float:
         raise OverflowError("the number is beyond the range of a 64-bit float") from None
     except Exception as exc:
         # Libraries raise what they like here, RuntimeError among them.
-        raise TypeError(f"a metric is a number, not {type(value).__name__}: {exc}") from exc
+        raise TypeError(f"a metric is a number, not {kind.__name__}: {exc}") from exc

@@ -121,6 +121,7 @@ class Sender:
 
     def abandon(self) -> None:
         """In a forked child: let go of what belongs to the parent."""
+        self._gateway.abandon()
         for each in self._deliveries.values():
             each.journal.close()
 

@@ -100,8 +100,10 @@ def _checked(name: str, value: Any, kind: type) -> Any:
         raise ValueError(f"{name} must be one of {', '.join(words)}, not {value!r}")
     if kind in (int, float) and not 0 <= value < float("inf"):
         raise ValueError(f"{name} must not be below 0")
-    if name in {"flush_interval", "send_interval"}:
-        value = max(value, 0.001)
+    if name == "flush_interval":
+        value = min(max(value, 0.01), 0.5)  # a signal leaves little more than that
+    if name == "send_interval":
+        value = max(value, 0.01)
     if name == "endpoint":
         value = value.rstrip("/")
         parts = urlsplit(value)

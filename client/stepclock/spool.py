@@ -12,10 +12,9 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 from stepclock.identity import Identity
 
@@ -67,8 +66,7 @@ class Stream:
             raise ValueError(f"{folder} holds no stream: {exc}") from exc
 
     def write(self, folder: Path) -> None:
-        """Make the folder, for its owner alone. Raises OSError."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Say whose the folder is. Raises OSError."""
         draft = folder / ".stream.json"
         draft.write_text(json.dumps(asdict(self)), "utf-8")
         draft.replace(folder / "stream.json")
@@ -93,7 +91,7 @@ def encode_chunk(class_name: str, lines: int, rows: int, number: int, payload: b
     return _HEADER.pack(*fields, checksum) + payload
 
 
-def chunks(data: bytes | bytearray, start: int = 0) -> Iterator[Chunk]:
+def chunks(data: bytes, start: int = 0) -> Iterator[Chunk]:
     """The whole chunks of a segment from an offset on; damaged ones are passed over."""
     while True:
         chunk = _chunk_at(data, start)
@@ -106,14 +104,14 @@ def chunks(data: bytes | bytearray, start: int = 0) -> Iterator[Chunk]:
             start = chunk.end
 
 
-def _chunk_at(data: bytes | bytearray, start: int) -> Chunk | None:
+def _chunk_at(data: bytes, start: int) -> Chunk | None:
     if len(data) < start + _HEADER.size:
         return None
     magic, length, kind, lines, rows, number, checksum = _HEADER.unpack_from(data, start)
     end = start + _HEADER.size + length
     if magic != _MAGIC or kind >= len(CLASSES) or len(data) < end:
         return None
-    payload = bytes(data[start + _HEADER.size : end])
+    payload = data[start + _HEADER.size : end]
     head = _HEADER.pack(magic, length, kind, lines, rows, number, 0)
     if zlib.crc32(payload, zlib.crc32(head)) != checksum:
         return None
@@ -143,7 +141,7 @@ class SpoolWriter:
 
     def __init__(self, stream: Stream, folder: Path, *, max_bytes: int, max_memory: int) -> None:
         self.folder = folder
-        self.memory: dict[int, bytearray] = {}
+        self.memory: dict[int, bytes] = {}
         self.acked: dict[int, int] = {}
         self.lines = 0
         self.rows = 0
@@ -159,9 +157,17 @@ class SpoolWriter:
         self._fd: int | None = None
         self._held: dict[int, tuple[int, int]] = {}  # segment -> its lines and rows
         self._lock_fd: int | None = None
+        self._stream = stream
         try:
-            stream.write(folder)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._lock_fd = lock(folder / "writer.lock")
+        except OSError as exc:
+            self.fault = exc
+
+    def publish(self) -> None:
+        """Say whose the folder is: from now on others may find it."""
+        try:
+            self._stream.write(self.folder)
         except OSError as exc:
             self.fault = exc
 
@@ -178,11 +184,22 @@ class SpoolWriter:
             rows = 0
 
     def close(self) -> None:
-        """End the segment. Whoever reads may tell that no more comes."""
+        """End the segment; what is in memory gets a last chance to reach the disk."""
         self._end_segment()
+        for number, data in sorted(self.memory.items()):
+            try:
+                segment_path(self.folder, number).write_bytes(data)
+            except OSError:
+                break
+            self.memory.pop(number, None)
         if self._lock_fd is not None:
             os.close(self._lock_fd)
             self._lock_fd = None
+
+    @property
+    def memory_lines(self) -> int:
+        """Lines that are in memory only."""
+        return sum(self._held.get(number, (0, 0))[0] for number in list(self.memory))
 
     def abandon(self) -> None:
         """In a forked child: let go of what belongs to the parent, its lock included."""
@@ -238,7 +255,7 @@ class SpoolWriter:
 
     def _to_memory(self, data: bytes) -> None:
         # Each chunk is a segment of its own: the next one tries the disk again.
-        self.memory[self._number] = bytearray(data)
+        self.memory[self._number] = data
         while sum(map(len, self.memory.values())) > self._max_memory and len(self.memory) > 1:
             self._give_up(min(self.memory))
 
@@ -312,12 +329,16 @@ def is_locked(path: Path) -> bool:
     return False
 
 
-def read_segment(folder: Path, number: int, memory: dict[int, bytearray]) -> Any | None:
-    """What a segment holds by now; None for one that is gone."""
+def read_segment(
+    folder: Path, number: int, memory: Mapping[int, bytes], start: int, size: int
+) -> bytes | None:
+    """What a segment holds by now, from an offset on; None for one that is gone."""
     held = memory.get(number)
     if held is not None:
-        return held
+        return held[start : start + size]
     try:
-        return segment_path(folder, number).read_bytes()
+        with segment_path(folder, number).open("rb", buffering=0) as file:
+            file.seek(start)
+            return file.read(size)
     except OSError:
         return None

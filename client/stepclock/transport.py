@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
@@ -68,6 +69,13 @@ class Gateway:
             self._connection.close()
             self._connection = None
         self._used = False
+
+    def abandon(self) -> None:
+        """In a forked child: let go of the parent's connection without a word to the server."""
+        sock = getattr(self._connection, "sock", None)
+        self._connection = None
+        if sock is not None:
+            os.close(sock.detach())
 
     def _ask(
         self,

@@ -3,8 +3,8 @@
 from contextlib import closing
 
 import pytest
-
 import stepclock
+
 from embedded.store import SqliteStore
 from schemas.keys import new_key
 from schemas.keys_file import dump
