@@ -20,7 +20,6 @@ from stepclock.sender import Sender, remove
 from stepclock.settings import Settings
 from stepclock.spool import SpoolWriter, Stream
 from stepclock.state import config_lines
-from stepclock.system import Sampler
 
 
 class Engine:
@@ -38,6 +37,8 @@ class Engine:
         *,
         worker: bool,
     ) -> None:
+        if not worker:
+            _import_all(settings)
         self.stream = stream
         self.buffer = Buffer(settings.max_memory)
         self.writer = SpoolWriter(
@@ -64,7 +65,7 @@ class Engine:
             self.observer = Observer(
                 self.buffer,
                 lambda: list(_surroundings(identity, settings, stream.start_ns)),
-                Sampler(identity).lines if settings.system_interval and _samples() else None,
+                _sampler(identity) if settings.system_interval and _samples() else None,
                 settings.system_interval,
             )
         for each in (self.drain, self.sender, self.observer):
@@ -86,7 +87,9 @@ class Engine:
         left = max(0.0, deadline - time.monotonic())
         goal = self.writer.lines
         self.sender.hurry(left)
-        return self.sender.wait_until(lambda: self.answered >= goal, left)
+        done = self.sender.wait_until(lambda: self.answered >= goal, left)
+        self.sender.calm()
+        return done
 
     def stop(self, state: str, reason: str, within_s: float) -> None:
         """Write the last state, and send and settle as much as is possible in time."""
@@ -159,10 +162,30 @@ class Engine:
             self.sender.abandon()
 
 
+def _import_all(settings: Settings) -> None:
+    """Import here what the threads need: a child forked while they import could wait for ever."""
+    import stepclock.tags
+
+    if settings.system_interval:
+        import stepclock.system  # noqa: F401
+    if settings.mode == "online":
+        import gzip  # noqa: F401
+        import http.client  # noqa: F401
+
+        if settings.endpoint.startswith("https"):
+            import ssl  # noqa: F401
+
+
 def _surroundings(identity: Identity, settings: Settings, time_ns: int) -> Iterator[str]:
     from stepclock.tags import surroundings
 
     return config_lines(identity, surroundings(full=settings.capture == "full"), time_ns)
+
+
+def _sampler(identity: Identity) -> Callable[[], list[str]]:
+    from stepclock.system import Sampler
+
+    return Sampler(identity).lines
 
 
 def _samples() -> bool:

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-import secrets
 import time
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,7 +65,7 @@ def identify(
             counted = _count_here(state_dir, f"{experiment}\n{run}\n{rank}")
     else:
         stamp = time.strftime("%Y%m%d-%H%M%S", time.gmtime())
-        run = f"{name or 'run'}-{stamp}-{secrets.token_hex(3)}"
+        run = f"{name or 'run'}-{stamp}-{os.urandom(3).hex()}"
         check_name("run", run)
         counted = attempt or 0
     return Identity(experiment, run, rank, max(0, counted))
@@ -147,6 +145,8 @@ def _counted(environ: Mapping[str, str]) -> int | None:
 
 def _count_here(state_dir: Path, key: str) -> int:
     """How often this was asked before on this machine; 0 where that can't be kept."""
+    import hashlib
+
     path = state_dir / "attempts" / hashlib.sha256(key.encode()).hexdigest()[:32]
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -160,9 +160,9 @@ def _count_here(state_dir: Path, key: str) -> int:
 
 def stream_name(identity: Identity, start_ns: int) -> str:
     """A name that no other start of a process has, fit for a header and for a folder."""
-    digest = hashlib.sha256(json.dumps([identity.experiment, identity.run]).encode()).hexdigest()
+    digest = zlib.crc32(f"{identity.experiment}\n{identity.run}".encode())
     readable = re.sub(r"[^A-Za-z0-9._-]+", "_", identity.run)[:80].strip(".") or "run"
     return (
-        f"{readable}.{digest[:8]}.r{identity.rank}.a{identity.attempt}"
-        f".{start_ns}-{os.getpid()}-{secrets.token_hex(2)}"
+        f"{readable}.{digest:08x}.r{identity.rank}.a{identity.attempt}"
+        f".{start_ns}-{os.getpid()}-{os.urandom(2).hex()}"
     )

@@ -105,6 +105,10 @@ class Sender:
         self.idle = False
         self._wake.set()
 
+    def calm(self) -> None:
+        """No hurry any more."""
+        self._urgent_until = 0.0
+
     def rush(self, within_s: float) -> None:
         """The same from a signal handler: no lock is taken, the next round notices."""
         self._urgent_until = self._now() + within_s
@@ -167,7 +171,8 @@ class Sender:
                         return 0.0
                 elif delivery is not self._own and delivery.journal.finished():
                     self._forget(delivery)
-        self.idle = not any(d.journal.unsettled for d in self._deliveries.values())
+        # Only a round that looked everywhere can tell that nothing is left.
+        self.idle = urgent and not any(d.journal.unsettled for d in self._deliveries.values())
         if urgent and not self.idle:
             return 0.05
         return max(0.01, min(self._next_cut - now, _LOOK_S))

@@ -1,0 +1,442 @@
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+import stepclock
+from stepclock import process
+from stepclock.spool import Stream, chunks
+
+CLIENT = Path(stepclock.__file__).parents[1]
+
+#: Nobody listens there.
+DEAD = "http://127.0.0.1:9"
+
+
+@pytest.fixture(autouse=True)
+def no_run_is_left():
+    yield
+    for run in process.active_runs():
+        run.finish(timeout=0)
+
+
+def begin(experiment="e", **arguments):
+    arguments = {"mode": "offline", "handle_signals": False, "system_interval": 0, **arguments}
+    return stepclock.init(experiment, **arguments)
+
+
+def spooled(class_name="raw"):
+    """Lines in all spools by stream."""
+    found = {}
+    for folder in sorted(Path(os.environ["STEPCLOCK_SPOOL_DIR"]).iterdir()):
+        lines = found.setdefault(Stream.read(folder).name, [])
+        for path in sorted(folder.glob("*.seg")):
+            for chunk in chunks(path.read_bytes()):
+                if chunk.class_name == class_name:
+                    lines += chunk.payload.decode().split("\n")
+    return found
+
+
+def all_lines(class_name="raw"):
+    return [line for lines in spooled(class_name).values() for line in lines]
+
+
+def steps():
+    return sorted(int(line.split("step=")[1].split("i")[0]) for line in all_lines())
+
+
+def states():
+    lines = [line for line in all_lines("events") if line.startswith("run_state,")]
+    return [line.split('state="')[1].split('"')[0] for line in lines]
+
+
+def script(body, *, check=True, timeout=30, **environment):
+    """A Python program of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", "import stepclock, os, sys, time, signal\n" + textwrap.dedent(body)],
+        env={**os.environ, "PYTHONPATH": str(CLIENT), "STEPCLOCK_SYSTEM_INTERVAL": "0"}
+        | environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+    if check:
+        assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_offline_everything_is_in_the_spool_and_the_receipt_says_where():
+    run = begin(config={"lr": 0.1})
+    for step in range(100):
+        run.log({"loss": step}, step)
+    receipt = run.finish()
+    assert steps() == list(range(100))
+    assert receipt.logged == 100
+    assert not receipt.ok
+    assert receipt.missing == {"unsent": receipt.lines}
+    assert receipt.folder == str(run.folder)
+    assert states() == ["running", "finished"]
+
+
+def test_a_disabled_run_does_nothing(tmp_path):
+    run = begin(mode="disabled")
+    run.log({"loss": 1}, 1)
+    run.event("checkpoint", step=1)
+    assert run.flush()
+    assert run.finish().ok
+    assert not (tmp_path / "spool").exists()
+
+
+def test_only_rank_zero_logs_unless_all_are_asked_for(monkeypatch):
+    monkeypatch.setenv("RANK", "3")
+    run = begin()
+    run.log({"loss": 1}, 1)
+    assert run.engine is None
+    run = begin(ranks="all")
+    run.log({"loss": 1}, 1)
+    run.finish()
+    assert [line.split(" ")[0].split(",")[2] for line in all_lines()] == ["rank=3"]
+
+
+def test_init_and_log_need_no_server_and_finish_keeps_to_its_timeout():
+    began = time.monotonic()
+    run = begin(mode="online", endpoint=DEAD)
+    run.log({"loss": 1}, 1)
+    assert time.monotonic() - began < 2
+    began = time.monotonic()
+    receipt = run.finish(timeout=1.0)
+    assert time.monotonic() - began < 2
+    assert receipt.unsent == receipt.lines > 0
+    assert steps() == [1]
+
+
+def test_a_server_that_accepts_and_never_answers_does_not_hold_finish():
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        run = begin(mode="online", endpoint=f"http://127.0.0.1:{deaf.getsockname()[1]}")
+        run.log({"loss": 1}, 1)
+        began = time.monotonic()
+        receipt = run.finish(timeout=1.0)
+        assert time.monotonic() - began < 2
+        assert receipt.unsent == receipt.lines
+
+
+def test_the_end_of_the_program_finishes_the_run():
+    script(
+        """
+        run = stepclock.init("e", mode="offline")
+        run.log({"loss": 1}, 1)
+        """
+    )
+    assert steps() == [1]
+    assert states() == ["running", "finished"]
+
+
+def test_an_exception_makes_the_run_failed_with_a_block_and_without():
+    with pytest.raises(RuntimeError), begin():
+        raise RuntimeError("out of memory")
+    assert states() == ["running", "failed"]
+    [line] = [line for line in all_lines("events") if 'state="failed"' in line]
+    assert 'reason="RuntimeError: out of memory"' in line
+    done = script(
+        """
+        run = stepclock.init("e", mode="offline")
+        raise KeyError("x")
+        """,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert states().count("failed") == 2
+
+
+def test_the_state_carries_the_first_and_the_last_step():
+    run = begin()
+    for step in (7, 3, 9):
+        run.log({"loss": 1}, step)
+    run.finish()
+    [line] = [line for line in all_lines("events") if 'state="finished"' in line]
+    assert ",first_step=3i,last_step=9i,step=9i " in line
+    assert line.startswith(f"run_state,attempt=0,experiment=e,rank=0,run={run.id} ")
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
+def test_a_signal_makes_the_run_preempted_and_then_does_what_it_would_have_done(name):
+    done = script(
+        f"""
+        run = stepclock.init("e", mode="offline")
+        run.log({{"loss": 1}}, 1)
+        os.kill(os.getpid(), signal.{name})
+        time.sleep(20)
+        """,
+        check=False,
+    )
+    assert done.returncode == -getattr(signal, name)
+    assert steps() == [1]
+    assert states() == ["running", "preempted"]
+
+
+def test_a_handler_of_the_jobs_own_still_runs_and_the_job_may_go_on():
+    done = script(
+        """
+        signal.signal(signal.SIGTERM, lambda *_: print("saved"))
+        run = stepclock.init("e", mode="offline")
+        os.kill(os.getpid(), signal.SIGTERM)
+        run.log({"loss": 1}, 1)
+        """
+    )
+    assert done.stdout == "saved\n"
+    assert steps() == [1]
+    assert states()[-1] == "preempted"
+
+
+def test_log_from_a_signal_handler_never_deadlocks():
+    done = script(
+        """
+        run = stepclock.init("e", mode="offline", max_memory=1 << 30)
+        calls = 0
+        def handler(*_):
+            global calls
+            calls += 1
+            run.log({"from_handler": calls}, 10**9 + calls)
+        signal.signal(signal.SIGALRM, handler)
+        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+        end = time.monotonic() + 1.0
+        step = 0
+        while time.monotonic() < end:
+            run.log({"a": 1.0, "b": {"c": step}}, step)
+            step += 1
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        receipt = run.finish()
+        assert calls > 50
+        assert receipt.logged == step + calls, (receipt, step, calls)
+        assert not receipt.rows_dropped
+        """
+    )
+    assert done.returncode == 0
+
+
+def test_what_is_logged_after_the_end_is_told_and_harms_nobody(caplog):
+    run = begin()
+    run.finish()
+    run.log({"loss": 1}, 1)
+    run.event("late")
+    run.configure({"a": 1})
+    assert run.flush()
+    assert "the run is finished" in caplog.text
+    assert all_lines() == []
+
+
+def test_threads_may_log_into_one_run():
+    run = begin()
+
+    def work(number):
+        for step in range(500):
+            run.log({"loss": step}, step * 8 + number)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert run.finish().logged == 4000
+    assert steps() == list(range(4000))
+
+
+def test_two_runs_in_one_process_do_not_mix():
+    first, second = begin("one", run_id="a"), begin("two", run_id="b")
+    first.log({"x": 1}, 1)
+    second.log({"y": 2}, 2)
+    first.finish()
+    second.finish()
+    assert {line.split(",")[0] for line in all_lines()} == {"one", "two"}
+    assert len(spooled()) == 2
+
+
+def test_a_forked_child_logs_through_the_run_and_ends(tmp_path):
+    done = script(
+        """
+        run = stepclock.init("e", mode="offline")
+        run.log({"loss": 0}, 0)
+        children = []
+        for number in range(1, 4):
+            pid = os.fork()
+            if pid == 0:
+                run.log({"loss": number}, number)
+                sys.exit(0)
+            children.append(pid)
+        for pid in children:
+            assert os.waitpid(pid, 0)[1] == 0
+        """
+    )
+    assert done.stderr.count("Traceback") == 0
+    assert steps() == [0, 1, 2, 3]
+    assert states() == ["running", "finished"]
+    assert len(spooled()) == 4
+
+
+def _work(run, number):
+    for step in range(10):
+        run.log({"worker": number}, number * 10 + step)
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn"])
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_rows_of_worker_processes_arrive_and_no_worker_hangs(method, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(CLIENT))
+    context = multiprocessing.get_context(method)
+    run = begin()
+    run.log({"loss": 1}, 1000)
+    count = 8 if method == "fork" else 2
+    workers = [context.Process(target=_work, args=(run, number)) for number in range(count)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(60)
+        assert worker.exitcode == 0
+    run.finish()
+    assert steps() == [*range(count * 10), 1000]
+    assert states() == ["running", "finished"]
+
+
+def test_strict_raises_what_would_be_told():
+    run = begin(strict=True)
+    with pytest.raises(stepclock.StepclockError, match="a metric is a number, not str"):
+        run.log({"name": "text"}, 1)
+    with pytest.raises(stepclock.StepclockError, match="a step is between 0"):
+        run.log({"a": 1}, -1)
+    with pytest.raises(stepclock.StepclockError, match="can't be called"):
+        run.log({"step": 1}, 1)
+    run.log({"fine": 1}, 1)
+    run.finish()
+    with pytest.raises(stepclock.StepclockError, match="finished"):
+        run.log({"late": 1}, 2)
+
+
+@pytest.mark.parametrize("metrics", [None, 5, "text", [("a",)]])
+def test_nonsense_is_told_and_never_raises(metrics, caplog):
+    run = begin()
+    run.log(metrics, 1)
+    run.log({"fine": 1}, "nonsense")
+    run.log({"fine": 1}, 1, time_ns="nonsense")
+    run.log_many([(2, {"fine": 2}), (3, {"fine": 3})])
+    run.finish()
+    assert steps() == [2, 3]
+    assert "log:" in caplog.text
+
+
+def test_flush_offline_means_in_the_spool():
+    run = begin(flush_interval=0.5)
+    run.log({"loss": 1}, 1)
+    assert run.flush(timeout=5)
+    assert steps() == [1]
+
+
+def test_rows_are_in_the_spool_soon_without_a_word():
+    run = begin()
+    run.log({"loss": 1}, 1)
+    deadline = time.monotonic() + 10
+    while not all_lines():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_spool_that_can_not_be_written_is_told_and_counted(tmp_path, caplog):
+    (tmp_path / "file").write_text("")
+    run = begin(spool_dir=str(tmp_path / "file" / "spool"))
+    run.log({"loss": 1}, 1)
+    assert not run.flush(timeout=5)
+    receipt = run.finish()
+    assert "the spool can't be written" in caplog.text
+    assert receipt.dropped == receipt.lines > 0
+    assert receipt.unsent == 0
+
+
+def test_more_rows_than_memory_holds_are_dropped_counted_and_told(caplog):
+    run = begin(max_memory=20_000, flush_interval=0.5)
+    for step in range(5000):
+        run.log({"loss": 1.0}, step)
+    receipt = run.finish()
+    assert receipt.logged == 5000
+    assert 0 < receipt.rows_dropped < 5000
+    assert len(all_lines()) == 5000 - receipt.rows_dropped
+    assert "rows_dropped" in caplog.text
+
+
+def test_events_and_configuration_are_lines_of_their_own():
+    run = begin(run_id="r", config={"model": {"layers": 4}})
+    run.event("checkpoint", "saved to /data", step=5, kind="best")
+    run.event("note", 'with "quotes" and\nnewlines')
+    run.configure({"late": True})
+    run.finish()
+    lines = all_lines("events")
+    texts = [line.rsplit(" ", 1)[0] for line in lines]
+    about = "attempt=0,experiment=e,"
+    assert f'checkpoint,{about}kind=best,rank=0,run=r text="saved to /data",step=5i' in texts
+    assert f'event,{about}name=note,rank=0,run=r text="with \\"quotes\\" and newlines"' in texts
+    assert 'run_config,experiment=e,key=model/layers,run=r value="4",number=4.0' in texts
+    assert 'run_config,experiment=e,key=late,run=r value="True",number=1.0' in texts
+    assert any(text.startswith("run_config,experiment=e,key=host,run=r ") for text in texts)
+
+
+def test_a_name_that_no_line_can_carry_is_refused_at_once():
+    for experiment in ("", " x", "_x", "nonfinite", "a\nb", "x" * 251, "a\\b"):
+        with pytest.raises(ValueError, match=r"experiment|reserved"):
+            begin(experiment)
+    with pytest.raises(TypeError, match="no argument nonsense"):
+        begin(nonsense=1)
+    with pytest.raises(ValueError, match="mode must be one of"):
+        begin(mode="onlin")
+
+
+def test_the_import_loads_nothing_of_the_network():
+    done = script(
+        """
+        heavy = {"ssl", "http.client", "gzip", "asyncio", "email", "urllib.request", "subprocess",
+                 "multiprocessing", "numpy", "platform", "traceback2"}
+        print(sorted(heavy & set(sys.modules)))
+        """
+    )
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_job_killed_at_a_random_moment_leaves_all_but_the_last_rows(tmp_path):
+    popen = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            textwrap.dedent(
+                """
+                import stepclock, sys, time
+                run = stepclock.init("e", mode="offline", system_interval=0)
+                step = 0
+                while True:
+                    run.log({"loss": 1.0}, step)
+                    print(step, flush=True)
+                    step += 1
+                    time.sleep(0.001)
+                """
+            ),
+        ],
+        env={**os.environ, "PYTHONPATH": str(CLIENT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with popen:
+        for line in popen.stdout:
+            if int(line) == 400:
+                break
+        popen.kill()
+        rest = popen.stdout.read().split()
+    last = int(rest[-1]) if rest and rest[-1].isdecimal() else 400
+    found = steps()
+    assert found == list(range(len(found)))
+    assert len(found) > last - 300  # generous: a tenth of a second is about a hundred rows
