@@ -52,6 +52,7 @@ class Sender:
         self._next_look = 0.0
         self._next_settle = 0.0
         self._urgent_until = 0.0
+        self._hurried = 0
         self._wake = threading.Event()
         self._changed = threading.Condition()
         self._stopped = False
@@ -100,6 +101,7 @@ class Sender:
 
     def hurry(self, within_s: float) -> None:
         """Send and settle without waiting for more, for so long."""
+        self._hurried += 1
         self._urgent_until = self._now() + within_s
         self._next_look = self._next_settle = 0.0
         self.idle = False
@@ -132,7 +134,8 @@ class Sender:
     def turn(self) -> float:
         """Send what is due; seconds until the next round."""
         now = self._now()
-        urgent = now < self._urgent_until
+        hurried, left_s = self._hurried, self._urgent_until - now
+        urgent = left_s > 0
         if self._children and now >= self._next_look:
             self._next_look = now + _LOOK_S
             self._find_children()
@@ -156,23 +159,29 @@ class Sender:
                 return min(wait_s, _LOOK_S)
             self._interval_s = max(self._settings.send_interval, 0.8 * self._interval_s)
         if waiting:
+            self.idle = False
             return 0.0
         if now >= self._next_cut:
             self._next_cut = now + self._interval_s
-        return self._settle(now, urgent=urgent)
+        return self._settle(now, hurried, left_s)
 
-    def _settle(self, now: float, *, urgent: bool) -> float:
+    def _settle(self, now: float, hurried: int, left_s: float) -> float:
+        urgent = left_s > 0
         if urgent or now >= self._next_settle:
             self._next_settle = now + _SETTLE_S
             for delivery in list(self._deliveries.values()):
                 if delivery.journal.unsettled and not self._stopped:
-                    wait_s = min(2.0, self._urgent_until - now) if urgent else 0.0
+                    wait_s = max(0.0, min(2.0, left_s))
                     if delivery.settle(wait_s) and delivery.journal.unsettled:
                         return 0.0
                 elif delivery is not self._own and delivery.journal.finished():
                     self._forget(delivery)
-        # Only a round that looked everywhere can tell that nothing is left.
-        self.idle = urgent and not any(d.journal.unsettled for d in self._deliveries.values())
+        # Only a round that looked everywhere since it was asked can tell that nothing is left.
+        self.idle = (
+            urgent
+            and hurried == self._hurried
+            and not any(delivery.journal.unsettled for delivery in self._deliveries.values())
+        )
         if urgent and not self.idle:
             return 0.05
         return max(0.01, min(self._next_cut - now, _LOOK_S))

@@ -1,27 +1,43 @@
 """The SDK against the embedded server: what is logged is stored, and the receipt says so."""
 
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections import Counter
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import stepclock
+from stepclock.spool import chunks
 
 from embedded.store import SqliteStore
 from schemas.keys import new_key
 from schemas.keys_file import dump
+from tests.deadline import eventually
 from tests.e2e.chain import service
+
+CLIENT = Path(stepclock.__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sdk")
     key, record = new_key("e2e")
-    (folder / "keys.toml").write_text(dump([record]))
+    slow_key, slow_record = new_key("slow", rate=1000, burst=1000)
+    (folder / "keys.toml").write_text(dump([record, slow_record]))
     environment = {
         "STEPCLOCK_DATA_DIR": str(folder),
         "STEPCLOCK_KEYS_FILE": str(folder / "keys.toml"),
     }
     running = service("serve", ["admin", "serve"], folder, environment)
-    running.key = key
+    running.key, running.slow_key = key, slow_key
     running.data_dir = folder
     yield running
     running.process.stop()
@@ -74,3 +90,269 @@ def test_what_a_job_logs_is_stored_and_its_receipt_says_so(begin, points, tmp_pa
     assert config["model/name"] == "resnet"
     assert config["lr"] == "0.1"
     assert list((tmp_path / "spool").iterdir()) == []
+
+
+@pytest.fixture
+def job(server, tmp_path):
+    """A training job: a program of its own, with the server's address in its environment."""
+    environment = {
+        **{k: v for k, v in os.environ.items() if not k.startswith("STEPCLOCK_")},
+        "PYTHONPATH": str(CLIENT),
+        "HOME": str(tmp_path),
+        "STEPCLOCK_ENDPOINT": server.url,
+        "STEPCLOCK_TOKEN": server.key,
+        "STEPCLOCK_SPOOL_DIR": str(tmp_path / "spool"),
+        "STEPCLOCK_SYSTEM_INTERVAL": "0",
+        "STEPCLOCK_SEND_INTERVAL": "0.05",
+    }
+
+    started = []
+
+    def start(body, **more):
+        code = "import os, signal, sys, time\nimport stepclock\n" + textwrap.dedent(body)
+        popen = subprocess.Popen(
+            [sys.executable, "-c", code],
+            env=environment | more,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(popen)
+        return popen
+
+    yield start
+    for popen in started:
+        with popen:
+            popen.kill()
+
+
+def steps_of(points):
+    return sorted(point.fields["step"] for point in points)
+
+
+def spooled_steps(spool, experiment):
+    """Steps of all whole lines of an experiment that lie in the segments of a spool."""
+    found = Counter()
+    for path in sorted(Path(spool).glob("*/*.seg")):
+        for chunk in chunks(path.read_bytes()):
+            for line in chunk.payload.decode().split("\n"):
+                if line.startswith(f"{experiment},"):
+                    found[int(line.split("step=")[1].split("i ")[0])] += 1
+    return found
+
+
+def test_nan_is_stored_and_shown_by_step(begin, points):
+    with begin("odd", run_id="r1") as run:
+        run.log({"loss": math.nan, "lr": 0.1}, step=3)
+        run.log({"loss": math.inf}, step=4)
+    assert {p.fields["step"]: p.fields.get("lr") for p in points("raw", "odd")} == {3: 0.1, 4: None}
+    for class_name in ("events", "steps"):
+        found = [p for p in points(class_name, "nonfinite") if p.tags["experiment"] == "odd"]
+        found.sort(key=lambda point: point.fields["step"])
+        assert [(p.tags["metric"], p.tags["kind"], p.fields["step"]) for p in found] == [
+            ("loss", "nan", 3),
+            ("loss", "inf", 4),
+        ]
+
+
+def test_two_logs_of_one_step_are_one_point_though_they_were_sent_apart(begin, points):
+    with begin("merged") as run:
+        run.log({"loss": 1.0}, step=1)
+        assert run.flush(timeout=20)
+        run.log({"accuracy": 0.5}, step=1)
+    for class_name in ("raw", "steps"):
+        [point] = points(class_name, "merged")
+        assert (point.fields["loss"], point.fields["accuracy"]) == (1.0, 0.5)
+
+
+def test_deliveries_add_up_to_the_lines_of_the_receipt(begin, points):
+    run = begin("counted", run_id="r1", send_interval=0.05)
+    for step in range(2500):
+        run.log({"loss": 1.0}, step)
+        if step % 500 == 0:
+            assert run.flush(timeout=20)
+    receipt = run.finish()
+    assert receipt.ok, str(receipt)
+
+    def delivered():
+        found = [p for p in points("events", "delivery") if p.tags.get("experiment") == "counted"]
+        numbers = sorted({int(p.fields["sequence"]) for p in found})
+        assert numbers == list(range(len(numbers)))
+        return sum(p.fields["points"] - p.fields["dead"] for p in found)
+
+    assert eventually(lambda: delivered() == receipt.lines)
+    assert steps_of(points("raw", "counted")) == list(range(2500))
+
+
+def test_lines_that_the_gateway_refuses_are_named_and_harm_no_other(begin, points):
+    run = begin("refused", run_id="r1")
+    for step in range(10):
+        run.log({"loss": 1.0}, step, time_ns=1 if step == 4 else None)
+    receipt = run.finish()
+    assert receipt.missing == {"refused": 1}
+    assert receipt.stored == receipt.lines - 1
+    [entry] = map(json.loads, Path(receipt.folder, "refused.jsonl").read_text().splitlines())
+    assert "step=4i" in entry["line"]
+    assert "time too old" in entry["reason"]
+    assert steps_of(points("raw", "refused")) == [0, 1, 2, 3, 5, 6, 7, 8, 9]
+
+
+def test_a_job_over_its_limit_is_slowed_on_the_wire_only_and_loses_nothing(begin, server, points):
+    run = begin("limited", run_id="r1", token=server.slow_key, send_interval=0.05)
+    began = time.monotonic()
+    for step in range(3000):
+        run.log({"loss": 1.0}, step)
+    assert time.monotonic() - began < 1
+    receipt = run.finish()
+    assert run.stats().limited > 0
+    assert receipt.ok, str(receipt)
+    assert steps_of(points("raw", "limited")) == list(range(3000))
+
+
+def test_a_wrong_key_keeps_all_in_the_spool_and_sync_sends_it(begin, server, points, tmp_path):
+    run = begin("keyless", token="sk_wrong_key")
+    run.log({"loss": 1.0}, 1)
+    receipt = run.finish(timeout=0.5)
+    assert receipt.unsent == receipt.lines
+    [result] = stepclock.sync(tmp_path / "spool", endpoint=server.url, token=server.key)
+    assert result.ok, result
+    assert result.sent == result.stored == receipt.lines
+    assert steps_of(points("raw", "keyless")) == [1]
+    assert stepclock.sync(tmp_path / "spool", endpoint=server.url, token=server.key) == []
+
+
+def test_a_server_that_is_away_for_the_whole_job_gets_everything_later(
+    begin, server, points, tmp_path
+):
+    run = begin("away", endpoint="http://127.0.0.1:9")
+    for step in range(1000):
+        run.log({"loss": float(step)}, step)
+    receipt = run.finish(timeout=0.3)
+    assert not receipt.ok
+    results = stepclock.sync(tmp_path / "spool", endpoint=server.url, token=server.key)
+    assert [result.ok for result in results] == [True]
+    stored = points("raw", "away")
+    assert {p.fields["step"]: p.fields["loss"] for p in stored} == {n: n for n in range(1000)}
+    assert len(stored) == 1000
+    assert not list((tmp_path / "spool").iterdir())
+
+
+def test_a_live_offline_run_is_synced_from_beside(begin, server, points, tmp_path):
+    run = begin("beside", mode="offline")
+    for step in range(100):
+        run.log({"loss": 1.0}, step)
+        if step == 50:
+            assert run.flush()
+            [result] = stepclock.sync(tmp_path / "spool", endpoint=server.url, token=server.key)
+            assert result.live
+            assert not result.left
+            assert len(points("raw", "beside")) == 51
+    receipt = run.finish()
+    assert receipt.stored > 50
+    [result] = stepclock.sync(tmp_path / "spool", endpoint=server.url, token=server.key)
+    assert result.ok
+    assert steps_of(points("raw", "beside")) == list(range(100))
+
+
+def test_sync_leaves_a_run_alone_that_sends_for_itself(begin, server, tmp_path):
+    run = begin("busy")
+    run.log({"loss": 1.0}, 1)
+    assert run.flush(timeout=20)
+    [result] = stepclock.sync(tmp_path / "spool", endpoint=server.url, token=server.key)
+    assert result.busy
+    assert run.finish().ok
+
+
+WORKERS = """
+    run = stepclock.init("{experiment}", run_id="r1")
+    run.log({{"loss": 0.0}}, 0)
+    children = []
+    for number in range(1, 9):
+        pid = os.fork()
+        if pid == 0:
+            for step in range(10):
+                run.log({{"loss": 1.0}}, number * 10 + step)
+            sys.exit(0)
+        children.append(pid)
+    for pid in children:
+        assert os.waitpid(pid, 0)[1] == 0
+    receipt = run.finish()
+    print(receipt.ok, receipt)
+"""
+
+
+def test_rows_of_forked_workers_are_sent_by_the_run_and_are_in_its_receipt(job, points):
+    popen = job(WORKERS.format(experiment="forked"))
+    out, err = popen.communicate(timeout=60)
+    assert out.startswith("True"), out + err
+    assert steps_of(points("raw", "forked")) == [0, *range(10, 90)]
+
+
+def test_sigterm_of_the_scheduler_is_stored_as_preempted_before_the_job_ends(job, points):
+    popen = job(
+        """
+        run = stepclock.init("preempted", run_id="r1")
+        run.log({"loss": 1.0}, 7)
+        print("ready", flush=True)
+        time.sleep(60)
+        """
+    )
+    assert popen.stdout.readline() == "ready\n"
+    popen.terminate()
+    popen.communicate(timeout=30)
+    assert popen.returncode == -signal.SIGTERM
+
+    def states():
+        found = [p for p in points("events", "run_state") if p.tags["experiment"] == "preempted"]
+        found.sort(key=lambda point: point.time_ns)
+        return [(p.fields["state"], p.fields.get("last_step")) for p in found]
+
+    assert eventually(lambda: states()[-1:] == [("preempted", 7)])
+    assert eventually(lambda: steps_of(points("raw", "preempted")) == [7])
+
+
+LOGGING = """
+    run = stepclock.init("{experiment}", run_id="r{number}")
+    step = 0
+    while True:
+        run.log({{"loss": 1.0 * step}}, step)
+        step += 1
+        if step == 100:
+            print("ready", flush=True)
+        time.sleep(0.0005)
+"""
+
+
+@pytest.mark.parametrize("mode", ["online", "offline"])
+def test_jobs_killed_at_a_random_moment_are_stored_exactly_as_spooled(
+    job, server, points, tmp_path, mode
+):
+    seed = random.randrange(10**6)
+    chance = random.Random(seed)
+    experiment = f"killed-{mode}"
+    running = [
+        job(LOGGING.format(experiment=experiment, number=number), STEPCLOCK_MODE=mode)
+        for number in range(3)
+    ]
+    for popen in running:
+        assert popen.stdout.readline() == "ready\n"
+    before = {}
+    for popen in running:
+        time.sleep(chance.uniform(0.1, 0.4))  # the random moment itself, not a wait
+        popen.kill()
+        popen.communicate(timeout=20)
+    if mode == "offline":
+        before = spooled_steps(tmp_path / "spool", experiment)
+    results = stepclock.sync(tmp_path / "spool", endpoint=server.url, token=server.key)
+    assert all(result.ok for result in results), (seed, results)
+    stored = points("raw", experiment)
+    by_run = {}
+    for point in stored:
+        by_run.setdefault(point.tags["run"], []).append(point.fields["step"])
+    assert len(by_run) == 3
+    for steps in by_run.values():
+        # From the first on, without a hole and without a double.
+        assert sorted(steps) == list(range(len(steps))), seed
+    if mode == "offline":
+        assert Counter(point.fields["step"] for point in stored) == before, seed
+    assert not list((tmp_path / "spool").iterdir())
