@@ -14,11 +14,11 @@ help: ## list the targets
 
 install: $(STAMP) ## make .venv with locked, hashed dependencies
 
-$(STAMP): locks/dev.txt pyproject.toml
+$(STAMP): locks/dev.txt pyproject.toml client/pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || { echo "Python 3.11 is needed: set PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/dev.txt
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e . -e ./client
 	@touch $(STAMP)
 
 demo: $(STAMP) ## train real models, watch their metrics flow through the embedded pipeline

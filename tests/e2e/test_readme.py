@@ -23,16 +23,17 @@ from adapters.retention import load_retention
 from admin.settings import all_settings
 from native.ports import free_ports
 from tests.deadline import eventually
-from tests.e2e.chain import get
+from tests.e2e.chain import get, service
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")
 MAKEFILE = (ROOT / "Makefile").read_text("utf-8")
 ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text("utf-8")
 
-COMMANDS, FIRST_SERVER, SENDING, REAL, OPERATING = (
+COMMANDS, FIRST_SERVER, JOB, SENDING, REAL, OPERATING = (
     "Stepclock",
     "A first server",
+    "From a training job",
     "Sending metrics",
     "On Kafka and InfluxDB",
     "Operating",
@@ -42,6 +43,7 @@ CLAIMED = [
     (COMMANDS, "sh"),
     (FIRST_SERVER, "sh"),
     (FIRST_SERVER, "json"),
+    (JOB, "python"),
     (SENDING, "sh"),
     (SENDING, "json"),
     (REAL, "sh"),
@@ -193,6 +195,32 @@ def test_a_first_server_and_sending_metrics_go_as_written(tmp_path):
     assert BLOCKS[SENDING, "json"].strip() in out
     assert len(re.findall("^sk_", out, re.MULTILINE)) == 1
     assert "rate = 50000" in (tmp_path / "home/.local/share/stepclock/keys.toml").read_text()
+
+
+def test_a_training_job_is_five_lines_and_finds_the_server_on_its_machine(tmp_path):
+    code = BLOCKS[JOB, "python"]
+    assert len([line for line in code.splitlines() if line.strip()]) <= 5
+    home = {"HOME": str(tmp_path), "XDG_CONFIG_HOME": "", "XDG_STATE_HOME": ""}
+    server = service("serve", ["admin", "serve"], tmp_path, home)
+    try:
+        job = subprocess.run(
+            [sys.executable, "-c", f"{code}print(run.finish())"],
+            env=os.environ
+            | home
+            | {"PYTHONPATH": str(ROOT / "client"), "STEPCLOCK_ENDPOINT": server.url},
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert job.returncode == 0, job.stderr
+        assert ": 1000 logged, " in job.stdout
+        assert "unsent" not in job.stdout
+        key = re.search('"(.+)"', (tmp_path / ".config/stepclock/credentials.toml").read_text())[1]
+        port = int(server.url.rpartition(":")[2])
+        assert eventually(lambda: steps(port, key) == list(range(1000)))
+    finally:
+        server.process.stop()
 
 
 @needs_curl
