@@ -90,8 +90,11 @@ class Delivery:
             settled, stored, dead = False, None, 0
         if answer.status != 200:
             self.last_error = f"{answer.status or 'no answer'}: {answer.text}"
-        if not settled or stored is None:
+        if not settled:
             return False
+        if stored is None:  # so long ago that the dead letters of then are forgotten
+            self.journal.forget(sequences)
+            return True
         if dead:
             self._tell("dead", f"the store refused {dead} lines; dead letters keep them")
         self.journal.settle(sequences, dead)

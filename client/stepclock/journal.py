@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,9 @@ from stepclock.spool import (
 
 #: A chunk is at most half of it, so that a whole one is in it, or none is there.
 _WINDOW = 2 * MAX_BYTES + 4096
+
+#: Beyond so many bytes the journal is written anew, as what it amounts to.
+_LONG = 1024 * 1024
 
 _log = logging.getLogger("stepclock")
 
@@ -160,6 +163,10 @@ class Journal:
         """The store holds what these numbers were acknowledged for, but for `dead` lines."""
         self._enter({"settled": sequences, "dead": dead})
 
+    def forget(self, sequences: list[int]) -> None:
+        """The workers have passed these numbers, and nobody can tell any more what was refused."""
+        self._enter({"forgotten": sequences})
+
     def finished(self) -> bool:
         """Whether all is sent and nobody writes any more."""
         return not self.waiting and not is_locked(self.folder / "writer.lock")
@@ -203,6 +210,9 @@ class Journal:
                 self._fd = os.open(self.folder / "journal.jsonl", flags, 0o600)
             data = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
             size = os.fstat(self._fd).st_size
+            if size > _LONG and not self.pending:
+                self._begin_anew()
+                size = os.fstat(self._fd).st_size
             if os.write(self._fd, data) != len(data):
                 os.ftruncate(self._fd, size)
                 raise OSError("the disk is full")
@@ -211,6 +221,20 @@ class Journal:
             # The process itself goes on; only its successor would number the lines anew.
             self.fault = exc
         self._apply(entry)
+
+    def _begin_anew(self) -> None:
+        """Replace the journal by one entry that says where it has come to. Raises OSError."""
+        assert self._fd is not None
+        entry = {
+            "state": [self._segment, self._offset, self._next_sequence],
+            "totals": asdict(self.totals),
+            "unsettled": [[number, *told] for number, told in self.unsettled.items()],
+        }
+        draft = self.folder / ".journal.jsonl"
+        draft.write_text(json.dumps(entry) + "\n", "utf-8")
+        draft.replace(self.folder / "journal.jsonl")
+        os.close(self._fd)
+        self._fd = os.open(self.folder / "journal.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
 
     def _apply(self, entry: dict[str, Any]) -> None:
         if "cut" in entry:
@@ -238,6 +262,13 @@ class Journal:
                 self.totals.stored += self.unsettled.pop(sequence, ("", 0))[1]
             self.totals.stored -= entry["dead"]
             self.totals.dead += entry["dead"]
+        elif "forgotten" in entry:
+            for sequence in entry["forgotten"]:
+                self.unsettled.pop(sequence, None)
+        elif "state" in entry:
+            self._segment, self._offset, self._next_sequence = entry["state"]
+            self.totals = Totals(**entry["totals"])
+            self.unsettled = {number: (told, lines) for number, told, lines in entry["unsettled"]}
 
     def _halve(self, sequence: int, at: int, rest: int) -> None:
         index = next(i for i, body in enumerate(self.pending) if body.sequence == sequence)

@@ -173,6 +173,7 @@ class Sender:
                 if delivery.journal.unsettled and not self._stopped:
                     wait_s = max(0.0, min(2.0, left_s))
                     if delivery.settle(wait_s) and delivery.journal.unsettled:
+                        self._next_settle = 0.0
                         return 0.0
                 elif delivery is not self._own and delivery.journal.finished():
                     self._forget(delivery)

@@ -1,10 +1,12 @@
 import json
+from dataclasses import replace
 
 import pytest
 from gateways import ScriptedGateway, limited, refusing
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from stepclock import journal
 from stepclock.delivery import Delivery
 from stepclock.identity import Identity
 from stepclock.spool import SpoolWriter, Stream
@@ -292,3 +294,43 @@ def test_a_segment_that_vanished_is_counted_as_lost(rig):
         path.unlink()
     assert rig.send_all() == []
     assert rig.totals.lost == 2
+
+
+def test_a_long_journal_is_written_anew_and_means_the_same(rig, monkeypatch):
+    monkeypatch.setattr(journal, "_LONG", 2000)
+    path = rig.writer.folder / "journal.jsonl"
+    for number in range(200):
+        rig.writer.write("raw", lines(number), 1)
+        rig.delivery.send_one()
+        if number % 10 == 0:
+            rig.delivery.settle(0)
+        assert path.stat().st_size < 20_000
+    before = replace(rig.totals, requests=0), dict(rig.delivery.journal.unsettled)
+    rig.begin()
+    assert (replace(rig.totals, requests=0), rig.delivery.journal.unsettled) == before
+    rig.writer.write("raw", lines(200), 1)
+    rig.send_all()
+    assert rig.gateway.lines == encoded(*range(201))
+    assert [sequence for sequence, _, _ in rig.gateway.taken] == list(range(201))
+
+
+def test_what_nobody_can_tell_of_any_more_is_not_asked_for_again(rig):
+    rig.writer.write("raw", lines(1), 1)
+    rig.send_all()
+    rig.gateway.verdict = {"settled": True, "stored": None, "rejected": []}
+    assert rig.delivery.settle(0)
+    assert not rig.delivery.journal.unsettled
+    assert rig.totals.stored == 0
+
+
+def test_an_entry_that_can_not_be_read_is_passed_over_and_told(rig, caplog):
+    rig.writer.write("raw", lines(1), 1)
+    rig.send_all()
+    rig.delivery.journal.close()
+    with (rig.writer.folder / "journal.jsonl").open("ab") as file:
+        file.write(b'nonsense\n{"ack":77,"refused":0,"receipt":null}\n[]\n')
+    rig.begin()
+    assert "can't be read" in caplog.text
+    rig.writer.write("raw", lines(2), 1)
+    rig.send_all()
+    assert rig.gateway.taken[-1] == (1, "raw", encoded(2))

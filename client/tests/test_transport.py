@@ -54,7 +54,7 @@ def test_requests_share_a_connection_and_carry_the_key(server, gateway):
         answer = gateway.post("/write", b"body", {"Stepclock-Sequence": b"%d" % number})
         assert answer.status == 204
         assert answer.headers["stepclock-receipt"] == "1.raw-0-1"
-    paths, headers, bodies, clients = zip(*server.seen, strict=True)
+    paths, headers, bodies, clients = zip(*server.seen)
     assert set(paths) == {"/base/write"}
     assert [each["Stepclock-Sequence"] for each in headers] == ["0", "1", "2"]
     assert headers[0]["Authorization"] == "Bearer sk_key"
