@@ -17,8 +17,8 @@ from stepclock.state import state_line
 
 _log = logging.getLogger("stepclock")
 
-# Values after which the thread lets the job go on: encoding them takes about 0.2 ms.
-_TURN_VALUES = 256
+# Values after which the thread lets the job go on: encoding them takes about 0.4 ms.
+_TURN_VALUES = 512
 
 _TELL_AGAIN_S = 60.0
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import operator
+from collections import deque
 from collections.abc import Iterator, Mapping
 from typing import Any, Callable
 
@@ -74,6 +75,7 @@ class RowEncoder:
         self._next_step = 0
         self._rows: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
         self._times: dict[int, int] = {}
+        self._remembered: deque[int] = deque()  # the first of a dict is dear once many are gone
         self._last_time = 0
         # name -> the name and = as they stand in a line; None for one that is left out
         self._names: dict[str, str | None] = {}
@@ -215,8 +217,9 @@ class RowEncoder:
         if self._last_time - _CLOCK_SET_NS < time_ns <= self._last_time:
             time_ns = self._last_time + 1
         self._last_time = time_ns
-        if len(self._times) >= _REMEMBERED_STEPS:
-            del self._times[next(iter(self._times))]
+        if len(self._remembered) >= _REMEMBERED_STEPS:
+            del self._times[self._remembered.popleft()]
+        self._remembered.append(step)
         self._times[step] = time_ns
         return time_ns
 
