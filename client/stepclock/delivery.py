@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import random
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -41,7 +40,7 @@ class Delivery:
         *,
         acked: dict[int, int] | None = None,
         now: Callable[[], float] = time.monotonic,
-        jitter: Callable[[], float] = random.random,
+        jitter: Callable[[], float] | None = None,
     ) -> None:
         """Raises OSError if another process sends this stream."""
         self.stream = stream
@@ -53,7 +52,7 @@ class Delivery:
         self._acked = acked
         self._gateway = gateway
         self._now = now
-        self._jitter = jitter
+        self._jitter = jitter or _chance
         self._max_lines = MAX_LINES
         self._failures = 0
         self._told: dict[str, float] = {}
@@ -190,6 +189,12 @@ class Delivery:
         if now - self._told.get(about, -_TELL_AGAIN_S) >= _TELL_AGAIN_S:
             self._told[about] = now
             _log.warning("stepclock: %s", message)
+
+
+def _chance() -> float:
+    import random  # dear to import, and seldom needed
+
+    return random.random()  # noqa: S311 -- so that not all clients come back at once
 
 
 def _reasons(answer: Answer, lines: int) -> dict[int, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -235,4 +234,6 @@ def remove(folder: Path) -> None:
             if path.name not in {"refused.jsonl", "stream.json"}:
                 path.unlink(missing_ok=True)
     else:
+        import shutil  # dear to import
+
         shutil.rmtree(folder, ignore_errors=True)

@@ -148,7 +148,7 @@ def runs_by_step(namespace: str = DEFAULT_NAMESPACE) -> Json:
                     ),
                     table(
                         "Attempts",
-                        "The steps of each attempt of a run, from 0; some clients give the first one none.",
+                        "The steps of each attempt of a run; the first is 0 or has no number.",
                         STEPS,
                         [
                             _table(

@@ -18,8 +18,10 @@ import stepclock
 from stepclock.spool import chunks
 
 from embedded.store import SqliteStore
+from native.process import Process
 from schemas.keys import new_key
 from schemas.keys_file import dump
+from tests.certificates import Authority
 from tests.deadline import eventually
 from tests.e2e.chain import service
 
@@ -356,3 +358,38 @@ def test_jobs_killed_at_a_random_moment_are_stored_exactly_as_spooled(
     if mode == "offline":
         assert Counter(point.fields["step"] for point in stored) == before, seed
     assert not list((tmp_path / "spool").iterdir())
+
+
+def test_over_https_the_authority_that_is_named_is_trusted_and_no_other(tmp_path):
+    authority = Authority.new(tmp_path / "authority")
+    signed = authority.sign("gateway")
+    key, record = new_key("tls")
+    (tmp_path / "keys.toml").write_text(dump([record]))
+    address = tmp_path / "url"
+    process = Process(
+        "serve",
+        [sys.executable, "-m", "admin", "serve"],
+        log_path=tmp_path / "serve.log",
+        ready=address.exists,
+        env={
+            "STEPCLOCK_PORT": "0",
+            "STEPCLOCK_ADDRESS_FILE": str(address),
+            "STEPCLOCK_DATA_DIR": str(tmp_path),
+            "STEPCLOCK_TLS_CERT_FILE": str(signed.certificate),
+            "STEPCLOCK_TLS_KEY_FILE": str(signed.key),
+        },
+    )
+    process.start()
+    try:
+        common = {"endpoint": address.read_text().strip(), "token": key, "handle_signals": False}
+        common |= {"spool_dir": str(tmp_path / "spool"), "system_interval": 0}
+        run = stepclock.init("tls", ca_file=str(authority.file), **common)
+        run.log({"loss": 1.0}, 1)
+        receipt = run.finish()
+        assert receipt.ok, str(receipt)
+        stranger = stepclock.init("tls", **common)
+        stranger.log({"loss": 1.0}, 1)
+        assert stranger.finish(timeout=1.0).unsent
+        assert "CERTIFICATE_VERIFY_FAILED" in stranger.stats().last_error
+    finally:
+        process.stop()
