@@ -61,6 +61,7 @@ class Drain:
         #: Set from a signal handler: the signal's name. A line says so in the next turn.
         self.preempted: str | None = None
         self._preempted_told = False
+        self._first_step_told: int | None = None
         self._next_heartbeat = 0.0
         self._told_at: dict[str, float] = {}
         self._wake = threading.Event()
@@ -140,12 +141,16 @@ class Drain:
             self._write_state("preempted", self.preempted)
         elif self._stopped and self.ending is not None:
             self._write_state(*self.ending)
-        elif now >= self._next_heartbeat:
+        elif now >= self._next_heartbeat or (
+            # Whoever clears away what an earlier attempt logged from here on waits for it.
+            self._first_step_told is None and self.encoder.first_step is not None
+        ):
             self._next_heartbeat = now + max(1.0, self._settings.heartbeat_interval)
             self._write_state("running", "")
 
     def _write_state(self, state: str, reason: str) -> None:
         first, last = self.encoder.first_step, self.encoder.last_step
+        self._first_step_told = first
         line = state_line(self._identity, state, self._now_ns(), first, last, reason)
         self._writer.write("events", [line], 0)
 

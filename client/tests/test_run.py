@@ -1,3 +1,4 @@
+import itertools
 import multiprocessing
 import os
 import signal
@@ -54,7 +55,8 @@ def steps():
 
 def states():
     lines = [line for line in all_lines("events") if line.startswith("run_state,")]
-    return [line.split('state="')[1].split('"')[0] for line in lines]
+    found = [line.split('state="')[1].split('"')[0] for line in lines]
+    return [state for state, _ in itertools.groupby(found)]  # `running` is told again and again
 
 
 def script(body, *, check=True, timeout=30, **environment):
@@ -249,6 +251,15 @@ def test_threads_may_log_into_one_run():
         thread.join()
     assert run.finish().logged == 4000
     assert steps() == list(range(4000))
+
+
+def test_the_first_step_is_told_as_soon_as_it_is_known():
+    run = begin()
+    assert run.flush(timeout=5)
+    assert "first_step" not in "".join(all_lines("events"))
+    run.log({"loss": 1}, 40)
+    assert run.flush(timeout=5)
+    assert 'state="running",first_step=40i,' in "".join(all_lines("events"))
 
 
 def test_two_runs_in_one_process_do_not_mix():
