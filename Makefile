@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-real serve test test-fast test-faults fuzz services check format bench bench-postgres lock clean
+.PHONY: help install demo demo-real serve test test-fast test-faults fuzz services check format bench bench-postgres budgets lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -78,6 +78,9 @@ bench-postgres: $(STAMP) $(VENV)/.bench ## rows into PostgreSQL against this pip
 $(VENV)/.bench: locks/bench.txt | $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/bench.txt
 	@touch $@
+
+budgets: $(STAMP) ## instructions of hot functions and memory of a request, against bench/budgets.toml
+	$(BIN)/python -m bench budgets
 
 lock: ## renew the lock files (needs uv)
 	uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header \

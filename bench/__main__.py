@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import signal
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from bench import machine, report
+from bench import budgets, machine, report
 from bench.drain import Stalled
 from bench.influx import WriteFailed
 from bench.options import changed, options
@@ -68,6 +69,7 @@ def build(parts: Sequence[Part[Any]], page: Path) -> typer.Typer:
             runs = [(part, part.plan) for part in parts if part.reported]
             _measure(runs, Page(page, order) if write else None)
 
+    app.command("budgets", epilog="Example: python -m bench budgets --write")(_budgets)
     for part in parts:
         app.command(part.name, help=part.shows, epilog=f"Example: python -m bench {part.name}")(
             _command(part, Page(page, order))
@@ -89,6 +91,31 @@ def _command(part: Part[Any], page: Page) -> Callable[..., None]:
     # typer makes options of what the signature says.
     command.__signature__ = inspect.Signature([*options(part.plan), write])  # type: ignore[attr-defined]
     return command
+
+
+def _budgets(
+    write: Annotated[bool, typer.Option("--write", help="Renew bench/budgets.toml.")] = False,
+) -> None:
+    """Instructions of hot functions and memory of a request, within 10 % of bench/budgets.toml.
+
+    Takes half a minute; needs valgrind. Exit code 1: something costs more, or less, than the file
+    says. Without valgrind, or with another Python than the file's, it is skipped; with CI set it
+    fails.
+    """
+    try:
+        allowed = {} if write else budgets.load()
+        measured = budgets.measure()
+    except (budgets.Unmeasurable, budgets.OtherPython) as exc:
+        strict = write or bool(os.environ.get("CI"))
+        _tell(f"{'error' if strict else 'skipped'}: {exc}")
+        raise typer.Exit(1 if strict else 0) from exc
+    if write:
+        budgets.write(measured)
+        _tell(f"written: {budgets.FILE}")
+        allowed = measured
+    section = budgets.compare(measured, allowed)
+    report.show(section, Console())
+    raise typer.Exit(1 if section.failures else 0)
 
 
 def _measure(runs: Sequence[tuple[Part[Any], Any]], page: Page | None) -> NoReturn:

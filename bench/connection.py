@@ -6,6 +6,8 @@ import asyncio
 import re
 from typing import NamedTuple, cast
 
+from schemas.retention import DEFAULT_CLASS
+
 _STATUS_AT = len("HTTP/1.1 ")
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
 _RETRY_AFTER = re.compile(rb"\r\nretry-after: *([^\r]*)\r\n", re.IGNORECASE)
@@ -27,12 +29,14 @@ class Answer(NamedTuple):
         return int(self.retry_after)
 
 
-def build_request(host: str, port: int, key: str, body: bytes) -> bytes:
-    """A write of lines timed in ms to class raw."""
+def build_request(
+    host: str, port: int, key: str, body: bytes, *, class_name: str = DEFAULT_CLASS
+) -> bytes:
+    """A write of lines timed in ms to a class."""
     return (
-        b"POST /api/v2/write?bucket=raw&precision=ms HTTP/1.1\r\n"
+        b"POST /api/v2/write?bucket=%b&precision=ms HTTP/1.1\r\n"
         b"Host: %b:%d\r\nAuthorization: Bearer %b\r\nContent-Length: %d\r\n\r\n"
-        % (host.encode(), port, key.encode(), len(body))
+        % (class_name.encode(), host.encode(), port, key.encode(), len(body))
     ) + body
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from bench import (
+    chain,
     consumer,
     embedded,
     gateway,
@@ -92,6 +93,14 @@ PARTS: tuple[Part[Any], ...] = (
         "holds every point that was drained into it.",
         growth.Plan(),
         growth.measure,
+    ),
+    Part(
+        "chain",
+        "The whole chain with everything on this machine: its ceiling, and latency below it.",
+        "The store holds every acknowledged point, in each view. A peer's chain "
+        "(`TELEGRAF=/path/to/telegraf`) takes turns with ours; what it loses is reported.",
+        chain.Plan(),
+        chain.measure,
     ),
     Part(
         "isolation",
