@@ -33,6 +33,7 @@ from schemas.store import StoreReader
 _SHAPES = (1, 1000)
 #: Caches fill, and buffers find their size.
 _WARMUP = 200
+_HELD_OF = 20
 _KEPT_OF = 100
 
 
@@ -101,9 +102,12 @@ async def _of_shape(app: ASGIApp, log: NullLog, key: str, lines: int) -> dict[st
     gc.collect()
     gc.disable()
     try:
-        before = sys.getallocatedblocks()
-        await _post(app, key, sent)
-        held = log.objects_at_send - before
+        # The least of some: a task in the background may have its turn meanwhile.
+        held = sys.maxsize
+        for _ in range(_HELD_OF):
+            before = sys.getallocatedblocks()
+            await _post(app, key, sent)
+            held = min(held, log.objects_at_send - before)
         gc.collect()
         before = sys.getallocatedblocks()
         for _ in range(_KEPT_OF):
