@@ -113,6 +113,30 @@ def test_steps_shows_lines_with_a_step_at_that_step(line, shown):
     assert (reference(line) or b"") == shown
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"m,run=a loss=1,step=7i -99",
+        b"m,host=n1,run=a loss=1,host=3,step=7i 99",
+        b"m,run=a loss=1,step=007i 99",
+        b"m,run=a loss=1,step=0i 99",
+        b"m,run=a loss=1,step=%di 99" % MAX_STEP,
+        b"m,run=a step=7i 99",
+        b"m,run=a loss=1 99",
+        b"m,step=5i loss=1 99",
+        b"m,step=5i loss=1,step=7i 99",
+        b"m,run=a  loss=1,step=7i 99",
+        b"m,run=a loss=1,step=7i 99 ",
+        b'm,run=a s="x,step=9i 99",step=7i 99',
+    ],
+)
+def test_steps_shows_many_lines_as_it_shows_each_of_them(odd):
+    usual = [b"m,run=a loss=0.5,step=%di 1700000000" % n for n in (1, 20, 300)]
+    for place in range(4):
+        found = [*usual[:place], odd, *usual[place:]]
+        assert steps(*found) == b"\n".join(filter(None, map(reference, found)))
+
+
 def test_steps_shows_a_string_that_holds_a_newline():
     line = b'm,run=a s="a\nb,step=1i 5",step=3i 99'
     assert steps(line, b"m step=4i 9") == b'm,run=a s="a\nb,step=1i 5",step=3i 3\nm step=4i 4'
