@@ -30,8 +30,8 @@ _log = logging.getLogger(__name__)
 #: Longest wait for records; bounds how late a stop or a due batch is noticed.
 _POLL_S = 0.25
 
-#: Writing goes on at most this long before the log is polled again.
-_WRITE_S = 5.0
+#: Writing goes on at most this long before what is settled is committed.
+_WRITE_S = 1.0
 
 
 class Worker:
@@ -253,12 +253,16 @@ class Worker:
 
     def _flush_partitions(self, partitions: set[TopicPartition]) -> None:
         deadline = min(self._now() + self._settings.drain_s, self._drain_until or float("inf"))
+        commit_at = self._now() + _WRITE_S
         for destination in self._destinations:
             while (
                 self._now() < deadline
                 and not destination.backoff.resting
                 and partitions & destination.partitions()
             ):
+                if self._now() >= commit_at:
+                    self._commit()
+                    commit_at = self._now() + _WRITE_S
                 self._flush(destination, deadline)
 
     def _forget(self, partitions: Collection[TopicPartition]) -> None:

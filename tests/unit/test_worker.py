@@ -589,6 +589,25 @@ def test_the_drain_of_a_revoked_partition_ends_at_the_deadline():
     assert all(len(points(rig, "steps", f"team{n}")) == 1 for n in range(30))
 
 
+def test_what_is_written_of_a_revoked_partition_is_committed_while_the_rest_is_written():
+    rig = Rig(batch_age_s=100, batch_points=1, drain_s=10)
+    rig.turn()
+    for n in range(30):
+        rig.send(lines(n))
+    committed = []
+
+    def slow():
+        committed.append(rig.committed() or 0)
+        rig.clock.advance(2)
+
+    rig.store.faults.extend([Fault(before=slow)] * 60)
+    rig.turn()
+    committed.clear()
+    rig.worker.on_revoked({P0})
+    assert len(set(committed)) > 2
+    assert committed == sorted(committed)
+
+
 def test_no_write_of_a_lost_partition_starts_after_the_loss():
     rig = Rig(batch_age_s=100)
     rig.send(lines(1))
