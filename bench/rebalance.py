@@ -91,6 +91,7 @@ def _round(store: SlowStore, *, group: str, buffer: int) -> dict[str, float]:
     settings = {
         "STEPCLOCK_MAX_BUFFERED_BYTES": str(buffer),
         "STEPCLOCK_BATCH_POINTS": str(BATCH_POINTS),
+        "STEPCLOCK_THREADS": "1",
     }
     watch = Watch(store, group)
     found = {}

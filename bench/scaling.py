@@ -24,7 +24,7 @@ LEAST_SHARE = 0.9
 _SAMPLE_S = 0.02
 _STALL_S = 60.0
 #: Partitions change hands while consumers start: what was polled before is soon dropped.
-_SETTINGS = {"STEPCLOCK_DRAIN_S": "1"}
+_SETTINGS = {"STEPCLOCK_DRAIN_S": "1", "STEPCLOCK_THREADS": "1"}
 
 
 @dataclass(frozen=True)
@@ -144,7 +144,7 @@ def section(plan: Plan, drains: Mapping[int, Sequence[Drain]]) -> Section:
             (
                 f"Least / median / greatest of {plan.rounds} rounds of {plan.seconds:g} s, the "
                 "numbers taking turns. The lag stands at their start, middle and end; a consumer "
-                "with a backlog commits about every five seconds."
+                "with a backlog commits about every second."
             ),
         ],
         failures,

@@ -89,11 +89,12 @@ class ConsumerSettings(KafkaSettings, InfluxSettings, WorkerSettings, ProbeSetti
     """One worker process between Kafka and InfluxDB."""
 
     threads: int = Field(
-        default=1,
+        default=2,
         ge=1,
         le=64,
-        description="Workers in one process, each with its own connections; default 1. Raise it "
-        "where they wait for the store: they share one core, and the bytes that may be buffered.",
+        description="Workers in one process, each with its own connections; default 2, so that "
+        "one reads while the other writes. Raise it where they wait for the store: they share one "
+        "core, and the bytes that may be buffered.",
     )
     consumer_instance_id: str | None = Field(
         default=None,

@@ -82,7 +82,7 @@ def test_threads_share_what_a_process_may_buffer_and_number_their_static_names()
     settings = ConsumerSettings(threads=4, max_buffered_bytes=1000, consumer_instance_id="pod-1")
     assert settings.share_of_a_thread().max_buffered_bytes == 250
     assert [settings.instance_id_of(n) for n in range(4)] == [f"pod-1-{n}" for n in range(4)]
-    assert ConsumerSettings(consumer_instance_id="pod-1").instance_id_of(0) == "pod-1"
+    assert ConsumerSettings(threads=1, consumer_instance_id="pod-1").instance_id_of(0) == "pod-1"
     assert ConsumerSettings(threads=4).instance_id_of(3) is None
 
 
