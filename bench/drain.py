@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import time
+from collections import deque
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -26,7 +28,10 @@ from schemas.retention import DEFAULT_CLASS, STEP_CLASS
 from schemas.topics import topic_of
 
 #: Lines of one direct write: what the worker batches by default.
-_DIRECT_LINES = 5000
+DIRECT_LINES: int = ConsumerSettings.model_fields["batch_points"].default
+
+#: Connections of the direct writer: as many as a worker process has by default.
+WRITERS: int = ConsumerSettings.model_fields["threads"].default
 
 _SAMPLE_S = 0.2
 _STALL_S = 60.0
@@ -124,23 +129,39 @@ def by_worker(rig: Rig, namespace: str, class_name: str) -> Drained:
 
 
 def directly(rig: Rig, namespace: str, class_name: str) -> Drained:
-    """Write the same points from memory, in batches of the worker's size, one after the other.
+    """Write the same points from memory, in batches of the worker's size, WRITERS at a time.
 
     Everything is prepared ahead, the lines by step as well. Raises WriteFailed.
     """
-    views = [(class_name, batches(rig.workload.lines(), _DIRECT_LINES // BLOCK_LINES))]
+    views = [(class_name, batches(rig.workload.lines(), DIRECT_LINES // BLOCK_LINES))]
     if class_name == DEFAULT_CLASS:
         view = StepsView(ConsumerSettings.model_fields["volatile_tags"].default)
         steps = (
             view.render(block, class_name, Precision.MS) for block in rig.workload.blocks(namespace)
         )
-        views.append((STEP_CLASS, batches(steps, _DIRECT_LINES // BLOCK_LINES)))
+        views.append((STEP_CLASS, batches(steps, DIRECT_LINES // BLOCK_LINES)))
+    waiting = deque(
+        (f"{namespace}/{target}", lines[number])
+        for number in range(len(views[0][1]))
+        for target, lines in views
+    )
     first = _read(rig, os.getpid(), 0)
-    for number in range(len(views[0][1])):
-        for target, lines in views:
-            rig.writer.write(f"{namespace}/{target}", lines[number], Precision.MS)
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for writing in [pool.submit(_write, rig.database, waiting) for _ in range(WRITERS)]:
+            writing.result()
     last = _read(rig, os.getpid(), rig.workload.points)
     return Drained(first, last, float("nan"), _stored(rig, namespace, class_name))
+
+
+def _write(database: InfluxDB, waiting: deque[tuple[str, bytes]]) -> None:
+    """What one writer does: batch after batch over one connection until none waits."""
+    with DirectWriter(database) as writer:
+        while True:
+            try:
+                bucket, lines = waiting.popleft()
+            except IndexError:
+                return
+            writer.write(bucket, lines, Precision.MS)
 
 
 def _wait_for(rig: Rig, worker: Service, points: int) -> Reading:
