@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import io
 import json
 import re
 import socket
@@ -88,11 +89,25 @@ class Answer:
 NO_ANSWER = Answer(None, {}, b"", ended=True)
 
 
+class Incoming(io.BufferedReader):
+    """What a socket receives. http.client closes its file behind each answer; this one stays.
+
+    With a file for each answer, the first would swallow what has come of the next ones.
+    """
+
+    def makefile(self, _mode):
+        return self
+
+    def close(self):
+        pass
+
+
 class Connection:
     """One TCP connection to the server."""
 
     def __init__(self, server):
         self.socket = socket.create_connection(server.address, TIMEOUT_S)
+        self._incoming = Incoming(socket.SocketIO(self.socket, "r"))
 
     def __enter__(self):
         return self
@@ -110,7 +125,7 @@ class Connection:
 
     def read(self, *, until_end=False):
         """The next answer."""
-        response = http.client.HTTPResponse(self.socket)
+        response = http.client.HTTPResponse(self._incoming)
         try:
             response.begin()
             body = response.read()
@@ -122,7 +137,7 @@ class Connection:
     def ends(self):
         """Whether the server closes now, and sends nothing before."""
         try:
-            return self.socket.recv(1) == b""
+            return self._incoming.read(1) == b""
         except ConnectionResetError:
             return True
 
