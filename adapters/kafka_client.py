@@ -1,8 +1,9 @@
 """The kafka-python clients that everything here is built from, with the settings that survived.
 
-One border: only `adapters/kafka_*.py` know this library, and only this file and
-`adapters.kafka_network` below it import it; publisher, source, reader and admin take their
-clients and error classes from here, and `adapters.kafka` is where others import them from.
+One border: only `adapters/kafka_*.py` know this library, and only this file and, below it,
+`adapters.kafka_network` and `adapters.kafka_compression` import it; publisher, source, reader
+and admin take their clients and error classes from here, and `adapters.kafka` is where others
+import them from.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from adapters import kafka_compression
 from adapters.kafka_connection import KafkaConnection
 from adapters.kafka_network import DIRECT, HandshakeFailed, Network
 from schemas.log import LogUnavailable, TopicPartition
@@ -99,6 +101,7 @@ def connect_producer(
     the deadline instead, and replaces the producer.
     """
     timeout_ms = _ms(timeout_s)
+    kafka_compression.install()
     return _connect(
         Producer,
         KafkaConnection.to(servers),
