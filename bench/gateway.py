@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from adapters.kafka import KafkaReader
@@ -31,14 +31,42 @@ _WARMUP_S = 0.7
 _ANSWER_TIMEOUT_S = 60.0
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Way:
+    """A way to set gateways up: how many share the connections, what they run, how it is set."""
+
+    name: str
+    processes: int = 1
+    argv: Sequence[str] = ("ingest",)
+    settings: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def durable(self) -> bool:
+        """Whether what was acknowledged must lie in Kafka."""
+        return tuple(self.argv) == ("ingest",)
+
+
+ONE = Way("one process")
+OTHERS = (
+    Way("one process that publishes nothing", argv=("bench.null_gateway",)),
+    Way("two processes", processes=2),
+    Way(
+        "one process, new-series limit enforcing",
+        # From the first request on: while it learns, the limit counts nothing.
+        settings={"STEPCLOCK_SERIES_MODE": "enforce", "STEPCLOCK_SERIES_LEARN_S": "0"},
+    ),
+)
+
+
 @dataclass(frozen=True)
 class Plan:
-    """How long and how often; shapes: lines of a body."""
+    """How long and how often; shapes: lines of a body; others: so are the other ways measured."""
 
     seconds: float = 4.0
     rounds: int = 3
     connections: int = 64
-    shapes: Sequence[int] = (1, 100, 1000)
+    shapes: Sequence[int] = (1, 10, 100, 1000)
+    others: Sequence[int] = (1, 1000)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,38 +77,69 @@ class Counted:
     blocks: int
 
 
+#: A way and the lines of a body.
+Case = tuple[Way, int]
+
+
 def measure(folder: Path, plan: Plan, *, tell: Tell) -> Section:
-    """Run the shapes in turns against one gateway process; then count what Kafka holds.
+    """Run the cases in turns, all gateways being there all the time; count what Kafka holds.
 
     Raises StartFailed, PreparationFailed.
     """
     key, record = new_key("bench", rate=UNLIMITED_POINTS, burst=UNLIMITED_POINTS)
-    outcomes: dict[int, list[Outcome]] = defaultdict(list)
-    peaks: dict[int, float] = {}
+    ways = [ONE, *(OTHERS if plan.others else ())]
+    cases = [(way, n) for way in ways for n in (plan.shapes if way is ONE else plan.others)]
+    outcomes: dict[Case, list[Outcome]] = {case: [] for case in cases}
+    peaks: dict[Case, float] = {}
     with (
         gateway_backend(folder, [record], kafka_too=True, tell=tell) as backend,
-        start_service("gateway", backend.argv, folder, backend.environment) as gateway,
+        ExitStack() as stack,
     ):
         assert backend.broker is not None
-        watched = {"gateway": gateway.process.pid, "broker": backend.broker.process.pid}
-        host, port = host_and_port(gateway.url)
-        tell("warming up: a broker's virtual machine is slow at first")
-        first = Load(host, port, key, plan.connections, 100, 0.0, _FIRST_S, watched)
-        uncounted = [run_generator(folder, first)]
-        for number in range(plan.rounds):
-            for lines in plan.shapes:
-                load = Load(
-                    host, port, key, plan.connections, lines, _WARMUP_S, plan.seconds, watched
+        broker = backend.broker
+        gateways = {
+            way.name: [
+                stack.enter_context(
+                    start_service(
+                        f"{way.name} {number}",
+                        way.argv,
+                        folder,
+                        {**backend.environment, **way.settings},
+                    )
                 )
-                outcome = run_generator(folder, load)
-                outcomes[lines].append(outcome)
-                peaks[lines] = peak_rss_mib(gateway.process.pid)
+                for number in range(way.processes)
+            ]
+            for way in ways
+        }
+
+        def load(way: Way, lines: int, warmup_s: float, seconds: float) -> Load:
+            services = gateways[way.name]
+            return Load(
+                host_and_port(services[0].url)[0],
+                [host_and_port(service.url)[1] for service in services],
+                key,
+                plan.connections,
+                lines,
+                warmup_s,
+                seconds,
+                {"broker": broker.process.pid}
+                | {f"gateway {n}": service.process.pid for n, service in enumerate(services)},
+            )
+
+        tell("warming up: a broker's virtual machine is slow at first")
+        uncounted = [run_generator(folder, load(ONE, 100, 0.0, _FIRST_S))]
+        for number in range(plan.rounds):
+            for case in cases:
+                way, lines = case
+                outcome = run_generator(folder, load(way, lines, _WARMUP_S, plan.seconds))
+                outcomes[case].append(outcome)
+                peaks[case] = max(peak_rss_mib(s.process.pid) for s in gateways[way.name])
                 tell(
-                    f"round {number + 1} of {plan.rounds}, {lines} lines a body: "
+                    f"round {number + 1} of {plan.rounds}, {way.name}, {lines} lines a body: "
                     f"{whole(outcome.requests * lines / outcome.window_s)} points/s"
                 )
         tell("counting the points in Kafka")
-        counted = count(backend.broker.bootstrap_servers)
+        counted = count(broker.bootstrap_servers)
     return _section(plan, outcomes, uncounted, peaks, counted)
 
 
@@ -117,29 +176,32 @@ def count(bootstrap_servers: str) -> Counted:
 
 def _section(
     plan: Plan,
-    outcomes: Mapping[int, Sequence[Outcome]],
+    outcomes: Mapping[Case, Sequence[Outcome]],
     uncounted: Sequence[Outcome],
-    peaks: Mapping[int, float],
+    peaks: Mapping[Case, float],
     counted: Counted,
 ) -> Section:
-    runs = [*uncounted, *(outcome for found in outcomes.values() for outcome in found)]
-    acknowledged = sum(run.acknowledged_points for run in runs)
+    durable = [
+        *uncounted,
+        *(run for (way, _), runs in outcomes.items() if way.durable for run in runs),
+    ]
+    acknowledged = sum(run.acknowledged_points for run in durable)
     failures = []
-    statuses = {status for run in runs for status in run.statuses}
+    statuses = {s for runs in (uncounted, *outcomes.values()) for run in runs for s in run.statuses}
     if statuses - {"204"}:
         failures.append(f"answers {sorted(statuses)}; expected 204 only")
     if counted.points < acknowledged or (counted.points > acknowledged and statuses == {"204"}):
         failures.append(f"Kafka holds {counted.points:,} points of {acknowledged:,} acknowledged")
     return Section(
-        f"Gateway in front of Kafka, acks=all: one process, {plan.connections} connections",
+        f"Gateway in front of Kafka, acks=all: {plan.connections} connections",
         [
             Table(
-                ("lines a body", "points/s", "requests/s", "p50 ms", "p99 ms"),
-                [_speed_row(lines, found) for lines, found in outcomes.items()],
+                ("gateway, lines a body", "points/s", "requests/s", "p50 ms", "p99 ms"),
+                [_speed_row(case, found) for case, found in outcomes.items()],
             ),
             Table(
                 (
-                    "lines a body",
+                    "gateway, lines a body",
                     "gateway CPU s/M",
                     "gateway µs/request",
                     "broker CPU s/M",
@@ -147,28 +209,41 @@ def _section(
                     "cores taken by others",
                     "gateway peak MiB",
                 ),
-                [_cost_row(lines, found, peaks[lines]) for lines, found in outcomes.items()],
+                [_cost_row(case, found, peaks[case]) for case, found in outcomes.items()],
             ),
         ],
         [
             (
                 f"Kafka holds {counted.points:,} points in {counted.blocks:,} blocks; acknowledged "
-                f"with 204 were {acknowledged:,}."
+                f"with 204 were {acknowledged:,}, without those of the gateway that publishes "
+                "nothing. That one answers 204 for what nobody keeps: it shows what HTTP, "
+                "validation and group commit cost, no more."
             ),
             (
                 f"Least / median / greatest of {plan.rounds} runs of {plan.seconds:g} s, the "
-                "shapes taking turns. A closed loop: each connection waits for its answer. s/M: "
-                "CPU seconds for a million points. The peak of memory is that of the process so "
-                "far."
+                "cases taking turns. A closed loop: each connection waits for its answer. s/M: "
+                "CPU seconds for a million points. Two processes share the connections; their "
+                "CPU time is added. The new-series limit only observes unless it is said to "
+                "enforce. The peak of memory is that of the largest process so far."
             ),
         ],
         failures,
     )
 
 
-def _speed_row(lines: int, runs: Sequence[Outcome]) -> list[str]:
+def _name(case: Case) -> str:
+    way, lines = case
+    return f"{way.name}, {whole(lines)}"
+
+
+def _gateway_cpu_s(run: Outcome) -> float:
+    return sum(spent for name, spent in run.cpu_s.items() if name.startswith("gateway"))
+
+
+def _speed_row(case: Case, runs: Sequence[Outcome]) -> list[str]:
+    _, lines = case
     return [
-        whole(lines),
+        _name(case),
         column([run.requests * lines / run.window_s for run in runs], whole),
         column([run.requests / run.window_s for run in runs], whole),
         column([run.p50_ms for run in runs], short),
@@ -176,17 +251,19 @@ def _speed_row(lines: int, runs: Sequence[Outcome]) -> list[str]:
     ]
 
 
-def _cost_row(lines: int, runs: Sequence[Outcome], peak_mib: float) -> list[str]:
-    def cost(name: str) -> str:
-        return column([per_million(r.cpu_s[name], r.requests * lines) for r in runs], short)
+def _cost_row(case: Case, runs: Sequence[Outcome], peak_mib: float) -> list[str]:
+    _, lines = case
+
+    def cost(spent: Callable[[Outcome], float]) -> str:
+        return column([per_million(spent(run), run.requests * lines) for run in runs], short)
 
     others = [(run.busy_s - sum(run.cpu_s.values())) / run.window_s for run in runs]
     return [
-        whole(lines),
-        cost("gateway"),
-        column([run.cpu_s["gateway"] * 1e6 / max(1, run.requests) for run in runs], whole),
-        cost("broker"),
-        cost("load"),
+        _name(case),
+        cost(_gateway_cpu_s),
+        column([_gateway_cpu_s(run) * 1e6 / max(1, run.requests) for run in runs], whole),
+        cost(lambda run: run.cpu_s["broker"]),
+        cost(lambda run: run.cpu_s["load"]),
         column([max(0.0, value) for value in others], short),
         whole(peak_mib),
     ]

@@ -31,10 +31,13 @@ _MAX_BODIES = 200
 
 @dataclass(frozen=True, slots=True)
 class Load:
-    """What to send where. watched: processes whose CPU time is read, by name."""
+    """What to send where; connections are dealt round the ports.
+
+    watched: processes whose CPU time is read, by name.
+    """
 
     host: str
-    port: int
+    ports: Sequence[int]
     key: str
     connections: int
     lines: int
@@ -64,7 +67,10 @@ class Outcome:
 async def drive(load: Load) -> Outcome:
     """Send for warmup_s and then for the window; wait for the last answers."""
     requests = _requests(load)
-    connections = [await Connection.connect(load.host, load.port) for _ in range(load.connections)]
+    connections = [
+        await Connection.connect(load.host, _port(load, number))
+        for number in range(load.connections)
+    ]
     statuses: Counter[int] = Counter()
     took_s: list[float] = []
     measuring, stopped = asyncio.Event(), asyncio.Event()
@@ -122,11 +128,15 @@ def _requests(load: Load) -> list[list[bytes]]:
     epoch_ms = time.time_ns() // 1_000_000 - count * load.lines * STEP_MS
     return [
         [
-            build_request(load.host, load.port, load.key, body)
+            build_request(load.host, _port(load, number), load.key, body)
             for body in bodies(f"r{number}", load.lines, count, epoch_ms)
         ]
         for number in range(load.connections)
     ]
+
+
+def _port(load: Load, number: int) -> int:
+    return load.ports[number % len(load.ports)]
 
 
 def _read_cpu(watched: Mapping[str, int]) -> dict[str, float]:
