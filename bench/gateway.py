@@ -62,7 +62,7 @@ OTHERS = (
 class Plan:
     """How long and how often; shapes: lines of a body; others: so are the other ways measured."""
 
-    seconds: float = 4.0
+    seconds: float = 3.0
     rounds: int = 3
     connections: int = 64
     shapes: Sequence[int] = (1, 10, 100, 1000)
