@@ -129,7 +129,7 @@ class SeriesLimiter:
         return {
             hash(series): series
             for part in parts
-            for series in distinct_series(part.lines, multiline=part.multiline)
+            for series in distinct_series(part.lines, part.points, multiline=part.multiline)
         }
 
     def charge(self, tenant: Tenant, series: Series) -> SeriesRefusal | None:

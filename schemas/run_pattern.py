@@ -7,9 +7,10 @@ bounds admit, except for what a regular expression can't see: a name that is the
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from itertools import groupby
+from typing import NamedTuple
 
 import re2
 
@@ -55,12 +56,43 @@ class RunPattern:
         return found
 
 
+class Window(NamedTuple):
+    """What patterns know of the rules: leading digits of the first and the last time."""
+
+    precision: Precision
+    lowest: int
+    highest: int
+    reserved: frozenset[str]
+
+    @classmethod
+    def of(cls, precision: Precision, rules: Rules) -> Window:
+        """The window of a moment. It stays the same for a while."""
+        oldest_ns = _WINDOW_STEP_NS if rules.oldest_ns is None else rules.oldest_ns
+        lowest = max(-(-oldest_ns // _WINDOW_STEP_NS), 1)
+        return cls(precision, lowest, rules.newest_ns // _WINDOW_STEP_NS - 1, rules.reserved)
+
+    def time(self) -> bytes:
+        """The pattern of a time in the window."""
+        free_digits = len(str(_WINDOW_STEP_NS // self.precision.ns)) - 1
+        return digit_range(self.lowest, self.highest) + rb"[0-9]{%d}" % free_digits
+
+
 def timed(precision: Precision, rules: Rules) -> RunPattern:
     """Lines with a time within the rules, in a precision that a block may have."""
-    oldest_ns = _WINDOW_STEP_NS if rules.oldest_ns is None else rules.oldest_ns
-    lowest = max(-(-oldest_ns // _WINDOW_STEP_NS), 1)
-    highest = rules.newest_ns // _WINDOW_STEP_NS - 1
-    return _timed(precision, lowest, highest, rules.reserved)
+    return _timed(Window.of(precision, rules))
+
+
+def line_of_names(tags: Sequence[bytes], fields: Sequence[bytes], window: Window) -> bytes:
+    """The pattern of a timed line with these names in this order, all of them admitted."""
+    value = _names_except((), *_KEY)
+    return (
+        _measurement(window.reserved)
+        + b"".join(b"," + re2.escape(key) + b"=" + value for key in tags)
+        + b" "
+        + b",".join(_STEP if key == b"step" else re2.escape(key) + b"=" + _VALUE for key in fields)
+        + b" "
+        + window.time()
+    )
 
 
 @lru_cache(maxsize=64)
@@ -70,19 +102,20 @@ def untimed(reserved: frozenset[str]) -> RunPattern:
 
 
 @lru_cache(maxsize=64)
-def _timed(precision: Precision, lowest: int, highest: int, reserved: frozenset[str]) -> RunPattern:
-    free_digits = len(str(_WINDOW_STEP_NS // precision.ns)) - 1
-    time = digit_range(lowest, highest) + rb"[0-9]{%d}" % free_digits
-    return RunPattern(_series_and_fields(reserved) + b" " + time)
+def _timed(window: Window) -> RunPattern:
+    return RunPattern(_series_and_fields(window.reserved) + b" " + window.time())
+
+
+def _measurement(reserved: frozenset[str]) -> bytes:
+    return _names_except([name.encode() for name in reserved], *_MEASUREMENT, b"#_")
 
 
 def _series_and_fields(reserved: frozenset[str]) -> bytes:
-    measurement = _names_except([name.encode() for name in reserved], *_MEASUREMENT, b"#_")
     tag_key = _names_except(RESERVED_TAG_KEYS, *_KEY)
     tag_value = _names_except((), *_KEY)
     field = b"(?:" + _STEP + b"|" + _names_except((b"step", b"time"), *_KEY) + b"=" + _VALUE + b")"
     return (
-        measurement
+        _measurement(reserved)
         + b"(?:,"
         + tag_key
         + b"="

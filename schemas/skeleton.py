@@ -52,32 +52,33 @@ def doubtful_lines(lines: bytes) -> frozenset[bytes]:
 def _doubtful_of(group: list[bytes]) -> list[bytes]:
     """The doubtful among lines with one skeleton."""
     first = group[0]
-    names = _names(first)
+    names = names_of(first)
     is_plain = len(first) <= _MAX_REMEMBERED_BYTES and b'"' not in first and b"\\" not in first
     joined = b"\n".join(group)
     # Mostly all have the very names of the first. A digit may have stood in its separator.
     if (
         is_plain
-        and _all_differ(first, names)
+        and all_differ(first, names)
         and ENGINE_SEPARATOR not in joined
         and _lines_with(names).fullmatch(joined) is not None
     ):
         return []
-    return [line for line in group if not _all_differ(line, _names(line))]
+    return [line for line in group if not all_differ(line, names_of(line))]
 
 
 def _is_clear(skeleton: bytes) -> bool:
     if len(skeleton) > _MAX_REMEMBERED_BYTES:
-        return _all_differ(skeleton, _names(skeleton))
+        return all_differ(skeleton, names_of(skeleton))
     return _is_clear_remembered(skeleton)
 
 
 @lru_cache(maxsize=_SKELETONS)
 def _is_clear_remembered(skeleton: bytes) -> bool:
-    return _all_differ(skeleton, _names(skeleton))
+    return all_differ(skeleton, names_of(skeleton))
 
 
-def _all_differ(line: bytes, names: _Names) -> bool:
+def all_differ(line: bytes, names: _Names) -> bool:
+    """Whether no name is there twice, and no ``#!~`` in the line or skeleton."""
     tags, fields = names
     return (
         len(set(tags)) == len(tags)
@@ -86,7 +87,7 @@ def _all_differ(line: bytes, names: _Names) -> bool:
     )
 
 
-def _names(line: bytes) -> _Names:
+def names_of(line: bytes) -> _Names:
     """Tag keys and field keys of a line or a skeleton, escaped as they stand."""
     measurement = _MEASUREMENT.match(line)
     series = _SERIES.match(line)

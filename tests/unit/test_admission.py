@@ -14,6 +14,7 @@ from schemas.digit_range import digit_range
 from schemas.experiment import reserved_in
 from schemas.line_protocol import Refused, parse, scan, split
 from schemas.precision import BLOCK_PRECISIONS, Precision
+from schemas.shape import shaped
 from schemas.skeleton import doubtful_lines
 from tests.unit.test_line_protocol import ENTANGLED, REFUSED, kind
 
@@ -335,6 +336,73 @@ def test_what_a_pattern_takes_is_admitted_exactly_or_doubted(line, rules):
         if pattern.end(line, 0, len(line)) == len(line) and line not in doubtful_lines(line):
             assert is_admitted_exactly(line, rules)
             assert parse(line)
+
+
+@st.composite
+def lines_of_one_shape(draw):
+    """A plain good line, and one of its names that may be anything."""
+    tags = draw(st.lists(st.sampled_from([b"a", b"a1", b"a2", b"step"]), max_size=2, unique=True))
+    fields = draw(
+        st.lists(st.sampled_from([b"step", b"a", b"loss"]), min_size=1, max_size=3, unique=True)
+    )
+    good = [b"%b=1i" % key for key in fields]
+    odd = [b"%b=%b" % (key, draw(tokens)) for key in fields]
+    values = [b"%b=%b" % (key, draw(names)) for key in tags]
+    return (
+        b",".join([b"m", *(b"%b=x" % key for key in tags)]) + b" " + b",".join(good) + b" " + T,
+        b",".join([draw(keys), *values]) + b" " + b",".join(odd) + draw(times),
+    )
+
+
+def known_shape(line, rules=RAW):
+    return shaped(line, Precision.NS, rules) or shaped(line, Precision.NS, rules)
+
+
+@settings(max_examples=400, deadline=None)
+@given(lines_of_one_shape() | st.tuples(odd_lines(), odd_lines()))
+def test_what_the_pattern_of_a_shape_takes_is_admitted_exactly(pair):
+    first, line = pair
+    pattern = known_shape(first)
+    if pattern is not None and pattern.end(line, 0, len(line)) == len(line) and b"#!~" not in line:
+        assert is_admitted_exactly(line, RAW)
+        assert not doubtful_lines(line)
+
+
+def test_the_pattern_of_a_shape_takes_its_lines_and_no_others():
+    line = b"m,run=r1,rank=0 loss=0.5,step=1i " + T
+    pattern = known_shape(line)
+    for other, taken in [
+        (b"n,run=r\\ 2,rank=77 loss=-1e3,step=2i " + T, True),
+        (b'm,run=r1,rank=0 loss="a,b",step=2i ' + T, True),
+        (b"m,run=r1,rank=0 loss=1,step=2 " + T, False),
+        (b"m,run=r1,rank=0 loss=1 " + T, False),
+        (b"m,rank=0,run=r1 loss=1,step=2i " + T, False),
+        (b"m,run=r1,rank=0 loss=1,step=2i", False),
+        (b"delivery,run=r1,rank=0 loss=1,step=2i " + T, False),
+        (b"m,run=r1,rank=0 loss=1,step=2i %d" % (OLDEST_NS - 1), False),
+    ]:
+        assert pattern.end(other, 0, len(other)) == (len(other) if taken else 0)
+
+
+@pytest.mark.parametrize("first", [b"m a=1,a=2", b"m,t=1,t=2 a=1", b"m,t=#!~ a=1", b"m,time=1 a=1"])
+def test_nothing_is_learned_from_a_line_that_is_not_certainly_good(first):
+    assert known_shape(b"%b %b" % (first, T)) is None
+
+
+@settings(max_examples=100, deadline=None)
+@given(lines_of_one_shape(), st.lists(odd_lines(), max_size=4))
+def test_a_long_body_of_a_known_shape_gives_what_its_lines_give_alone(pair, others):
+    good, same_names = pair
+    known_shape(good)
+    body = b"\n".join([*[good] * 100, same_names, *others, good, same_names])
+    together = admit_in(Precision.NS, body)
+    alone = [admit_in(Precision.NS, line) for _, line in split(body)]
+
+    def kept(admission):
+        return [(line.measurement, line.tags, line.fields) for line, _ in lines_of(admission)]
+
+    assert together.refused_total == sum(admission.refused_total for admission in alone)
+    assert sorted(kept(together)) == sorted(line for each in alone for line in kept(each))
 
 
 @settings(max_examples=150, deadline=None)
