@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Annotated
 
 from adapters.kafka import KafkaReader
 from bench.figures import column, per_million, short, whole
@@ -62,11 +63,14 @@ OTHERS = (
 class Plan:
     """How long and how often; shapes: lines of a body; others: so are the other ways measured."""
 
-    seconds: float = 3.0
-    rounds: int = 3
-    connections: int = 64
-    shapes: Sequence[int] = (1, 10, 100, 1000)
-    others: Sequence[int] = (1, 1000)
+    seconds: Annotated[float, "Seconds of each measurement, behind a warm-up."] = 3.0
+    rounds: Annotated[int, "Measurements of each case, the cases taking turns."] = 3
+    connections: Annotated[int, "Keep-alive connections."] = 64
+    shapes: Annotated[Sequence[int], "Lines of a body, for one gateway."] = (1, 10, 100, 1000)
+    others: Annotated[Sequence[int], "Lines of a body for the other ways; empty: without them."] = (
+        1,
+        1000,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -89,7 +89,7 @@ def body_sizes(
         watched = {"gateway": gateway.process.pid}
         host, port = host_and_port(gateway.url)
         for lines in sizes:
-            load = Load(host, port, key, _CONNECTIONS, lines, _WARMUP_S, seconds, watched)
+            load = Load(host, [port], key, _CONNECTIONS, lines, _WARMUP_S, seconds, watched)
             outcome = run_generator(folder, load)
             if set(outcome.statuses) != {"204"}:
                 raise Stalled(f"answers {sorted(outcome.statuses)}; expected 204 only")

@@ -44,6 +44,6 @@ def _option(name: str, hint: Any, value: Any) -> inspect.Parameter:
 
 def _numbers(text: str) -> tuple[int, ...]:
     try:
-        return tuple(map(int, text.split(",")))
+        return tuple(map(int, text.split(","))) if text else ()
     except ValueError as exc:
         raise typer.BadParameter(f"{text!r} are no whole numbers joined by commas") from exc

@@ -19,6 +19,7 @@ from bench import (
     rate_limit,
     rebalance,
     scaling,
+    validation,
 )
 from bench.report import Section, between_markers
 from bench.services import Tell
@@ -65,9 +66,18 @@ PARTS: tuple[Part[Any], ...] = (
         rate_limit.measure,
     ),
     Part(
+        "validation",
+        "Lines/s and MB/s of admission alone, by kind of body.",
+        "Each kind of body is judged as it should be.",
+        validation.Plan(),
+        validation.measure,
+    ),
+    Part(
         "gateway",
-        "Points/s and CPU of one gateway process in front of Kafka; nothing may be lost.",
-        "Every answer is a 204, and Kafka holds exactly the points that were acknowledged.",
+        "Points/s and CPU of gateways in front of Kafka; nothing may be lost.",
+        "Every answer is a 204, and Kafka holds exactly the points that were acknowledged. One "
+        "process with bodies of 1 to 1,000 lines; and with the smallest and the largest, two "
+        "processes, the new-series limit enforcing, and a gateway that publishes nothing.",
         gateway.Plan(),
         gateway.measure,
     ),
