@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
+import types
+from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -63,6 +64,8 @@ async def read_body(
     UnsupportedEncoding, BodyStalled, Unavailable, ClientGone.
     """
     body = await _read(receive, declared, bounds, tenant)
+    if not encoding and len(body) <= bounds.decompressed:
+        return body
     began_s = time.thread_time()
     try:
         return decompress(body, encoding, bounds.decompressed)
@@ -79,11 +82,7 @@ async def _read(receive: Receive, declared: bytes | None, bounds: Bounds, tenant
     held = 0
     try:
         while True:
-            try:
-                async with asyncio.timeout(_STALL_S):
-                    message = await receive()
-            except TimeoutError:
-                raise BodyStalled(f"no byte of the body came for {_STALL_S:g} s") from None
+            message = await _next_part(receive)
             if message["type"] == "http.disconnect":
                 raise ClientGone
             chunk = message.get("body", b"")
@@ -101,6 +100,37 @@ async def _read(receive: Receive, declared: bytes | None, bounds: Bounds, tenant
     finally:
         if held:
             bounds.budget.give_back(tenant, held)
+
+
+async def _next_part(receive: Receive) -> MutableMapping[str, Any]:
+    """The next message of a body. Raises BodyStalled if there is none for a while.
+
+    Mostly it is here before it is asked for, and then no timer is set: that costs more than
+    all else here.
+    """
+    awaited = receive().__await__()
+    try:
+        waits_for = next(awaited)
+    except StopIteration as came:
+        return came.value  # type: ignore[no-any-return]  # a StopIteration holds anything
+    try:
+        async with asyncio.timeout(_STALL_S):
+            return await _go_on(awaited, waits_for)
+    except TimeoutError:
+        raise BodyStalled(f"no byte of the body came for {_STALL_S:g} s") from None
+
+
+@types.coroutine
+def _go_on(
+    awaited: Generator[Any, None, MutableMapping[str, Any]], waits_for: object
+) -> Generator[Any, None, MutableMapping[str, Any]]:
+    """Await what was taken as far as its first wait."""
+    try:
+        yield waits_for
+    except BaseException:
+        awaited.close()
+        raise
+    return (yield from awaited)
 
 
 def decompress(body: bytes, encoding: bytes, max_bytes: int) -> bytes:

@@ -35,6 +35,7 @@ class Endpoint:
         self._answer = answer
         self._now = now
         self._seconds = metrics.REQUEST_SECONDS.labels(route)
+        self._answered = metrics.REQUESTS.labels(route, "204")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request (ASGI 3)."""
@@ -51,6 +52,9 @@ class Endpoint:
             fault = Internal("the gateway failed; send the same again later")
             status, headers, body = errors.response(fault, self._dialect, self._route)
         self._seconds.observe(self._now() - started)
-        metrics.REQUESTS.labels(self._route, str(status)).inc()
+        if status == 204:
+            self._answered.inc()
+        else:
+            metrics.REQUESTS.labels(self._route, str(status)).inc()
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})

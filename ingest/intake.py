@@ -147,7 +147,7 @@ class Intake:
     async def refund(self, tenant: Tenant, points: int, charged: int) -> None:
         """Undo the charge of a request whose points were not taken, for a reason that is ours."""
         await self._limits.refund(tenant, charged)
-        metrics.POINTS.labels(metrics.tenant_label(tenant.name), "unavailable").inc(points)
+        metrics.points(tenant.name, "unavailable").inc(points)
 
     def route(self, tenant: Tenant, namespace: str | None, class_name: str) -> RetentionClass:
         """The ingest class that a request names. Raises Forbidden, NotFound, BadRequest."""
@@ -159,17 +159,16 @@ class Intake:
                 actor=f"tenant:{tenant.name}",
             )
         retention_class = self._retention.get(class_name)
+        if retention_class is not None and retention_class.kind is Kind.INGEST:
+            return retention_class
         ingest = sorted(c.name for c in self._retention.values() if c.kind is Kind.INGEST)
         if retention_class is None:
             raise NotFound(
                 f"retention class {class_name[:80]!r} does not exist; there are {', '.join(ingest)}"
             )
-        if retention_class.kind is not Kind.INGEST:
-            raise BadRequest(
-                f"class {class_name!r} is filled by Stepclock itself; write to "
-                f"{' or '.join(ingest)}"
-            )
-        return retention_class
+        raise BadRequest(
+            f"class {class_name!r} is filled by Stepclock itself; write to {' or '.join(ingest)}"
+        )
 
     def route_class(self, class_name: str) -> RetentionClass:
         """An ingest class that must exist (raw, events)."""
@@ -244,7 +243,7 @@ def _series_of(lines: bytes) -> bytes:
 
 def _limited(tenant: Tenant, points: int, refusal: Refusal) -> RateLimited:
     if points:
-        metrics.POINTS.labels(metrics.tenant_label(tenant.name), "limited").inc(points)
+        metrics.points(tenant.name, "limited").inc(points)
     limit = refusal.limit
     error = RateLimited(
         f"tenant {tenant.name!r} is over its limit of {limit.rate} points/s "
@@ -259,7 +258,7 @@ def _limited(tenant: Tenant, points: int, refusal: Refusal) -> RateLimited:
 
 
 def _too_many_series(tenant: Tenant, points: int, refusal: SeriesRefusal) -> RateLimited:
-    metrics.POINTS.labels(metrics.tenant_label(tenant.name), "limited").inc(points)
+    metrics.points(tenant.name, "limited").inc(points)
     error = RateLimited(
         f"tenant {tenant.name!r} is over its limit of {refusal.per_hour:,} new series an hour: "
         f"this request brings {refusal.new:,}, and {refusal.grown}; a value that changes from "

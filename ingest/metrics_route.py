@@ -84,7 +84,7 @@ class MetricsRoute:
             count_accepted(key, judged.accepted, judged.stamped)
         refused = len(rows) - judged.accepted
         if refused:
-            metrics.POINTS.labels(metrics.tenant_label(key.tenant.name), "refused").inc(refused)
+            metrics.points(key.tenant.name, "refused").inc(refused)
         if not judged.accepted:
             raise RowsRefused(judged.rejected, judged.rejected_total)
         answer = {

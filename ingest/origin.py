@@ -56,7 +56,7 @@ class Stream:
         oldest_ns, newest_ns: between them lie start, and start and sequence together, which is
         the time of the record of a delivery.
         """
-        name = _name(headers, b"stepclock-stream")
+        name = _name(headers, b"stepclock-stream") if b"stepclock-stream" in headers else ""
         if not name:
             return None
         numbers = []
@@ -107,11 +107,11 @@ class Origin:
 
         oldest_ns: the earliest time at which a stream may have begun.
         """
-        trace = headers.get(b"traceparent", b"")
+        trace = headers.get(b"traceparent")
         return cls(
             received_ns,
             Stream.from_headers(headers, oldest_ns, received_ns + _HOUR_NS),
-            trace.decode() if _TRACEPARENT.fullmatch(trace) else None,
+            trace.decode() if trace and _TRACEPARENT.fullmatch(trace) else None,
         )
 
     def delivery(self, piece: Piece, first: int) -> Delivery | None:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+from functools import lru_cache
 
 from ingest.rate_limit import Limit, RateLimiter, Refusal
 from schemas.keys import Tenant
@@ -151,8 +152,12 @@ class TenantLimits:
     def _limit(self, tenant: Tenant) -> Limit:
         rate = tenant.rate or self._default.rate
         burst = tenant.burst or (rate * 2 if tenant.rate is not None else self._default.burst)
-        return Limit(rate, burst)
+        return _limit(rate, burst)
 
     def _share(self, tenant: Tenant) -> Limit:
         limit = self._limit(tenant)
-        return Limit(max(1, limit.rate // self._replicas), max(1, limit.burst // self._replicas))
+        return _limit(max(1, limit.rate // self._replicas), max(1, limit.burst // self._replicas))
+
+
+#: Most tenants have the same few limits, and each request asks for them twice.
+_limit = lru_cache(maxsize=1024)(Limit)

@@ -7,6 +7,7 @@ the charge, then validation, then the log.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -24,6 +25,9 @@ from schemas.keys import KeyRecord
 from schemas.precision import REQUEST_PRECISIONS, Precision
 from schemas.retention import DEFAULT_CLASS
 from telemetry import metrics
+
+#: Clients send the same few query strings again and again; longer ones are nobody's habit.
+_MAX_REMEMBERED_BYTES = 256
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ class WriteRoute:
         key = self._authenticate(scope)
         declared = headers.get(b"content-length")
         await self._intake.open(key, declared)
-        target = self._target(scope["query_string"])
+        target = _remembered(self._dialect, scope["query_string"])
         retention_class = self._intake.route(key.tenant, target.namespace, target.class_name)
         origin = self._intake.origin(headers)
 
@@ -99,9 +103,7 @@ class WriteRoute:
                 raise
             count_accepted(key, admission.points, admission.stamped)
         if admission.refused_total:
-            metrics.POINTS.labels(metrics.tenant_label(key.tenant.name), "refused").inc(
-                admission.refused_total
-            )
+            metrics.points(key.tenant.name, "refused").inc(admission.refused_total)
             raise LinesRefused(
                 admission.points, admission.refusals, admission.refused_total, receipt
             )
@@ -113,22 +115,33 @@ class WriteRoute:
             key = key_in_query(scope["query_string"])
         return self._keys.authenticate(key)
 
-    def _target(self, query: bytes) -> Target:
-        parameters = parse_qs(query.decode("latin-1"))
-        if self._dialect is Dialect.V1:
-            namespace = _one(parameters, "db")
-            class_name = _one(parameters, "rp") or DEFAULT_CLASS
-        else:
-            bucket = _one(parameters, "bucket")
-            if bucket is None:
-                raise BadRequest("parameter bucket is missing; use bucket=raw")
-            namespace, _, class_name = bucket.rpartition("/")
-        spelled = _one(parameters, "precision") or "ns"
-        precision = REQUEST_PRECISIONS.get(spelled)
-        if precision is None or (self._dialect is Dialect.V2 and spelled in _V1_ONLY):
-            raise BadRequest(f"precision {spelled[:20]!r} is not known; use ns, us, ms or s")
-        return Target(namespace or None, class_name, precision)
 
+def _remembered(dialect: Dialect, query: bytes) -> Target:
+    """What a query string says, remembered unless it is long or may hold a key."""
+    if len(query) > _MAX_REMEMBERED_BYTES or dialect is Dialect.V1:
+        return target_of(dialect, query)
+    return _target_of_short(dialect, query)
+
+
+def target_of(dialect: Dialect, query: bytes) -> Target:
+    """What a query string says. Raises BadRequest."""
+    parameters = parse_qs(query.decode("latin-1"))
+    if dialect is Dialect.V1:
+        namespace = _one(parameters, "db")
+        class_name = _one(parameters, "rp") or DEFAULT_CLASS
+    else:
+        bucket = _one(parameters, "bucket")
+        if bucket is None:
+            raise BadRequest("parameter bucket is missing; use bucket=raw")
+        namespace, _, class_name = bucket.rpartition("/")
+    spelled = _one(parameters, "precision") or "ns"
+    precision = REQUEST_PRECISIONS.get(spelled)
+    if precision is None or (dialect is Dialect.V2 and spelled in _V1_ONLY):
+        raise BadRequest(f"precision {spelled[:20]!r} is not known; use ns, us, ms or s")
+    return Target(namespace or None, class_name, precision)
+
+
+_target_of_short = lru_cache(maxsize=1024)(target_of)
 
 _V1_ONLY = frozenset({"m", "h", "n", "u", "µ"})
 
@@ -140,7 +153,7 @@ def _one(parameters: dict[str, list[str]], name: str) -> str | None:
 
 def count_accepted(key: KeyRecord, points: int, stamped: int) -> None:
     """Count what the log has taken for a key's tenant."""
-    metrics.POINTS.labels(metrics.tenant_label(key.tenant.name), "accepted").inc(points)
+    metrics.points(key.tenant.name, "accepted").inc(points)
     if stamped:
         metrics.STAMPED.labels(metrics.tenant_label(key.tenant.name)).inc(stamped)
 

@@ -19,6 +19,9 @@ class Precision(StrEnum):
     M = "m"
     H = "h"
 
+    # Enum's own is written in Python; blocks are looked up by their precision all the time.
+    __hash__ = str.__hash__
+
     @property
     def ns(self) -> int:
         """Nanoseconds in one unit."""

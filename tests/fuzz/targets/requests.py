@@ -10,7 +10,7 @@ from ingest import errors
 from ingest.auth import key_in_headers, key_in_query
 from ingest.errors import BadRequest, Dialect, GatewayError, Unauthorized
 from ingest.origin import Origin, Piece
-from ingest.write import WriteRoute
+from ingest.write import target_of
 from schemas.admission import Rules, admit
 from schemas.block import Block, decode, encode_headers
 from schemas.keys import digest, id_of
@@ -55,9 +55,8 @@ def check(data: bytes) -> None:
 
 
 def _check_target(dialect: Dialect, query: bytes) -> None:
-    route = WriteRoute(dialect, None, None, None)  # type: ignore[arg-type]  # the query alone
     try:
-        target = route._target(query)
+        target = target_of(dialect, query)
     except BadRequest as exc:
         _check_answer(exc)
         return
