@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import signal
 import socket
@@ -18,6 +17,7 @@ from typing import cast
 import uvicorn
 from fastapi import FastAPI
 
+from ingest import memory
 from ingest.connection_bounds import ConnectionBounds
 from ingest.http_protocol import BoundedHttpProtocol
 from ingest.tls import TlsListener
@@ -167,7 +167,7 @@ def run_http(
         )
 
         def started(server: HttpServer) -> None:
-            _spare_the_collector()
+            memory.settle()
             _log.info("listening on %s", url)
             if address_file is not None:
                 _write_address(address_file, url)
@@ -178,17 +178,6 @@ def run_http(
     if not server.started or server.failed or app.state.lifecycle.failed:
         return 1  # the log says why
     return 130 if server.stopped_by is signal.SIGINT else 0
-
-
-def _spare_the_collector() -> None:
-    """Have the garbage collector look at requests only, and less often.
-
-    A request makes some hundred objects, and none of them a cycle. With Python's thresholds
-    the collector took a tenth of a small request, again and again over the same modules.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(10_000, 20, 50)
 
 
 def _write_address(path: Path, url: str) -> None:
