@@ -6,6 +6,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench.figures import column, short, whole
@@ -63,7 +64,7 @@ def measure(_folder: Path, plan: Plan, *, tell: Tell) -> Section:
             failures.append(f"{name}: {points} lines were taken, expected {kind.good}")
     for number in range(plan.rounds):
         for name, kind in judged.items():
-            took_s[name].append(_seconds_of(lambda text=kind.body: judge(text), plan.seconds))  # type: ignore[misc]
+            took_s[name].append(_seconds_of(partial(judge, kind.body), plan.seconds))
         tell(f"round {number + 1} of {plan.rounds}")
     return _section(plan, judged, took_s, failures)
 
@@ -142,9 +143,11 @@ def _section(
             )
         ],
         [
-            f"Least / median / greatest of {plan.rounds} runs of {plan.seconds:g} s of CPU time, "
-            "the kinds taking turns. s/M: CPU seconds for a million lines. The gateway lets a "
-            "tenant rest after bad lines, so what they cost harms nobody else."
+            (
+                f"Least / median / greatest of {plan.rounds} runs of {plan.seconds:g} s of CPU "
+                "time, the kinds taking turns. s/M: CPU seconds for a million lines. The gateway "
+                "lets a tenant rest after bad lines, so what they cost harms nobody else."
+            )
         ],
         failures,
     )
