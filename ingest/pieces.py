@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from ingest.errors import Internal
 from schemas.admission import Part
@@ -10,15 +10,15 @@ from schemas.block import MAX_BLOCK_BYTES
 from schemas.line_protocol import split
 
 
-def pieces_of(part: Part) -> Iterator[tuple[bytes, int]]:
-    """The part in pieces that fit a block, cut between lines."""
+def pieces_of(part: Part) -> Iterable[tuple[bytes, int]]:
+    """The part in pieces that fit a block, cut between lines, each with its points."""
     if len(part.lines) < MAX_BLOCK_BYTES:
-        yield part.lines, part.points
-        return
-    if part.multiline:
-        yield from _multiline_pieces(part.lines)
-        return
-    lines, start = part.lines, 0
+        return ((part.lines, part.points),)
+    return _multiline_pieces(part.lines) if part.multiline else _pieces(part.lines)
+
+
+def _pieces(lines: bytes) -> Iterator[tuple[bytes, int]]:
+    start = 0
     while len(lines) - start >= MAX_BLOCK_BYTES:
         cut = lines.rfind(b"\n", start, start + MAX_BLOCK_BYTES)
         if cut < 0:
