@@ -283,7 +283,7 @@ def test_every_file_that_is_named_exists():
 
 def test_every_module_that_is_named_can_be_run():
     named = re.findall(r"python -m (\w+)", README)
-    assert set(named) == {"ingest", "consumers"}
+    assert set(named) == {"ingest", "consumers", "janitor"}
     for module in named:
         assert importlib.util.find_spec(f"{module}.__main__"), module
 
