@@ -112,6 +112,17 @@ class InfluxReader:
         ]
         return sorted(summaries, key=lambda summary: summary.run)
 
+    def metrics(self, namespace: str, experiment: str, clock: Clock) -> list[str]:
+        """Numeric fields of an experiment, sorted, without `step`."""
+        retention_class = STEP_CLASS if clock is Clock.STEP else DEFAULT_CLASS
+        (keys,) = self._ask(
+            namespace,
+            [retention_class],
+            influxql.show_field_keys(namespace, retention_class, experiment),
+        )
+        types = field_types(keys)
+        return sorted(name for name in types if types[name] in _NUMERIC and name != "step")
+
     def series(self, query: SeriesQuery) -> list[RunSeries]:
         """The series, downsampled by the server. Fields that hold no numbers have none."""
         steps = query.clock is Clock.STEP

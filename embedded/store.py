@@ -19,6 +19,7 @@ from schemas.retention import DEFAULT_CLASS, STEP_CLASS, RetentionClass
 from schemas.store import (
     AttemptState,
     AttemptSteps,
+    Clock,
     FieldConflict,
     FieldValue,
     LinesRefused,
@@ -141,6 +142,12 @@ class SqliteStore:
         """Runs of an experiment sorted by name; [] for an unknown experiment."""
         with self._file.reading() as connection:
             return store_queries.runs(connection, namespace, experiment)
+
+    def metrics(self, namespace: str, experiment: str, clock: Clock) -> list[str]:
+        """Numeric fields of an experiment, sorted, without `step`."""
+        retention_class = STEP_CLASS if clock is Clock.STEP else DEFAULT_CLASS
+        with self._file.reading() as connection:
+            return store_queries.metrics(connection, namespace, retention_class, experiment)
 
     def series(self, query: SeriesQuery) -> list[RunSeries]:
         """The downsampled series, sorted by run; runs without values are left out."""

@@ -95,6 +95,17 @@ def runs(connection: sqlite3.Connection, namespace: str, experiment: str) -> lis
     ]
 
 
+def metrics(
+    connection: sqlite3.Connection, namespace: str, retention_class: str, experiment: str
+) -> list[str]:
+    """Numeric fields of the experiment in one class, sorted, without `step`."""
+    measurement_id = _measurement_id(connection, namespace, retention_class, experiment)
+    rows = connection.execute(
+        "SELECT name, kind FROM field WHERE measurement_id = ?", (measurement_id,)
+    )
+    return sorted(name for name, kind in rows if kind in NUMERIC_KINDS and name != "step")
+
+
 def series(connection: sqlite3.Connection, query: SeriesQuery) -> list[RunSeries]:
     """The series. Fields that hold no numbers have none."""
     steps = query.clock is Clock.STEP

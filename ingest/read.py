@@ -1,13 +1,15 @@
-"""The read routes under /api/v1: experiments, runs, downsampled series."""
+"""The read routes under /api/v1: experiments, runs, metrics, downsampled series, points."""
 
 import dataclasses
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Query, Request
+from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from ingest.auth import KeyStore, key_in_headers
 from ingest.errors import BadRequest, Unavailable
+from ingest.run_points import NDJSON, ndjson, run_points
 from schemas.bounds import MAX_STEP
 from schemas.keys import KeyRecord
 from schemas.store import Clock, SeriesQuery, StoreReader, StoreUnavailable
@@ -33,6 +35,13 @@ class Runs(BaseModel):
 
     experiment: str
     runs: list[Run]
+
+
+class Metrics(BaseModel):
+    """Metrics of an experiment, sorted by name."""
+
+    experiment: str
+    metrics: list[str]
 
 
 class Columns(BaseModel):
@@ -74,6 +83,39 @@ def read_routes(keys: KeyStore, reader: StoreReader) -> APIRouter:
         """Runs of one experiment; none for an unknown one."""
         found = _ask(reader.runs, key.tenant.namespace, experiment)
         return Runs(experiment=experiment, runs=[Run(**dataclasses.asdict(r)) for r in found])
+
+    @router.get("/experiments/{experiment:path}/metrics")
+    def metrics(
+        experiment: str,
+        key: caller,
+        clock: Annotated[Clock, Query(description="With points by step, or by wall time.")] = (
+            Clock.STEP
+        ),
+    ) -> Metrics:
+        """Metrics that a series can be asked for; none for an unknown experiment."""
+        found = _ask(reader.metrics, key.tenant.namespace, experiment, clock)
+        return Metrics(experiment=experiment, metrics=found)
+
+    @router.get(
+        "/experiments/{experiment:path}/points",
+        response_class=StreamingResponse,
+        responses={200: {"content": {NDJSON: {}}, "description": "One JSON object a line."}},
+    )
+    def points(
+        experiment: str,
+        key: caller,
+        run: Annotated[str, Query(min_length=1, description="Run.")],
+        clock: Annotated[Clock, Query(description="t: step, or wall for Unix ns.")] = Clock.STEP,
+    ) -> StreamingResponse:
+        """Every point of one run as it is stored, `{t, tags, values}`, by series and t.
+
+        A value that is not finite is a string: nan, inf or -inf. The last line is `{end}` with
+        the number of points, or `{error}` if the store broke off.
+        """
+        found = run_points(reader, key.tenant.namespace, experiment, run, clock)
+        # A store that is away is told by the status as long as nothing was sent.
+        first = _ask(next, found, None)
+        return StreamingResponse(ndjson(first, found), media_type=NDJSON)
 
     @router.get("/experiments/{experiment:path}/series")
     def series(

@@ -178,6 +178,13 @@ class StoreReader(Protocol):
         """Runs of an experiment sorted by name; [] for an unknown experiment."""
         ...
 
+    def metrics(self, namespace: str, experiment: str, clock: Clock) -> list[str]:
+        """What a series of the experiment can be asked for by this clock, sorted; not `step`.
+
+        Numeric fields; some may be of points that are gone by now.
+        """
+        ...
+
     def series(self, query: SeriesQuery) -> list[RunSeries]:
         """The downsampled series, sorted by run; runs without values are left out."""
         ...

@@ -342,6 +342,21 @@ def test_runs_have_their_smallest_and_largest_step_and_newest_time(
     ]
 
 
+def test_the_metrics_of_an_experiment_are_its_numeric_fields_by_each_clock(
+    store: Store, namespace: str
+) -> None:
+    store.write(
+        namespace,
+        b'e,run=r b=1,n=2i,text="x",flag=true,step=1i %d\n'
+        b"e,run=s a\\ b=1,step=7i %d\ne,run=s wall=1 %d\nf,run=r other=1,step=1i %d"
+        % (RECENT_NS, RECENT_NS + 1, RECENT_NS + 2, RECENT_NS),
+    )
+    assert store.reader.metrics(namespace, "e", Clock.STEP) == ["a b", "b", "n"]
+    assert store.reader.metrics(namespace, "e", Clock.WALL) == ["a b", "b", "n", "wall"]
+    assert store.reader.metrics(namespace, "nosuch", Clock.STEP) == []
+    assert store.reader.metrics(fresh_name(), "e", Clock.STEP) == []
+
+
 def test_a_resumed_run_is_one_series_by_step_whatever_its_volatile_tags(
     store: Store, namespace: str
 ) -> None:

@@ -205,6 +205,17 @@ class MemoryStore:
             for run in sorted(times)
         ]
 
+    def metrics(self, namespace: str, experiment: str, clock: Clock) -> list[str]:
+        retention_class = STEP_CLASS if clock is Clock.STEP else DEFAULT_CLASS
+        return sorted(
+            {
+                name
+                for point in self.points(namespace, retention_class, experiment)
+                for name, value in point.fields.items()
+                if type(value) in (int, float) and name != "step"
+            }
+        )
+
     def series(self, query: SeriesQuery) -> list[RunSeries]:
         steps = query.clock is Clock.STEP
         unit_ns = Precision.MS.ns if steps else 1

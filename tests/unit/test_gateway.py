@@ -19,7 +19,7 @@ from schemas.dead_letter import DeadLetter, Reason, encode_headers
 from schemas.keys import Role, new_key
 from schemas.keys_file import dump
 from schemas.log import LogUnavailable, TopicPartition
-from schemas.store import RunSeries, RunSummary, StoreUnavailable
+from schemas.store import RunSeries, RunSummary, StoredPoint, StoreUnavailable
 from tests.asgi import AsgiClient, lifespan
 from tests.fakes.memory_log import MemoryLog
 
@@ -31,6 +31,10 @@ class Reader:
     """Answers the read routes, or says that the store is away."""
 
     away = False
+    breaks_off = False
+
+    def __init__(self):
+        self.asked_points = []
 
     def experiments(self, namespace):
         if self.away:
@@ -44,8 +48,21 @@ class Reader:
         self.asked = query
         return [RunSeries("r1", (0, 5), (1.0, 2.0), (0.5, 2.0), (1.5, 2.0), (5, 5))]
 
-    def points(self, namespace, retention_class, experiment):
-        return iter(())
+    def metrics(self, namespace, experiment, clock):
+        return [f"by-{clock}", "loss"]
+
+    def points(self, namespace, retention_class, experiment, run=None):
+        self.asked_points.append((namespace, retention_class, experiment, run))
+        if self.away:
+            raise StoreUnavailable("connection refused")
+        if experiment == "nonfinite":
+            for name, kind in [("resnet", "nan"), ("another", "inf")]:
+                tags = {"run": run, "rank": "0", "experiment": name, "metric": "lr", "kind": kind}
+                yield StoredPoint(experiment, tags, 8_000_000, {"count": 1.0, "step": 8})
+            return
+        yield StoredPoint(experiment, {"run": run}, 7_000_000, {"loss": 0.5, "step": 7})
+        if self.breaks_off:
+            raise StoreUnavailable("connection lost")
 
 
 class Gateway:
@@ -476,6 +493,52 @@ async def test_read_routes_answer_for_the_key_s_namespace(gateway):
         ("r1", "r2"),
     )
     assert (asked.start, asked.end, asked.points) == (5, 10, 2)
+
+
+@scenario
+async def test_metrics_are_told_by_the_clock_that_is_asked_for(gateway):
+    get = gateway.client.request
+    path = "/api/v1/experiments/team/resnet/metrics"
+    assert (await get("GET", path)).json() == {
+        "experiment": "team/resnet",
+        "metrics": ["by-step", "loss"],
+    }
+    assert (await get("GET", path, query="clock=wall")).json()["metrics"] == ["by-wall", "loss"]
+
+
+@scenario
+async def test_points_of_a_run_are_lines_with_those_that_are_not_finite(gateway):
+    path = "/api/v1/experiments/resnet/points"
+    answer = await gateway.client.request("GET", path, query="run=r1")
+    assert answer.headers["content-type"] == "application/x-ndjson"
+    assert [json.loads(line) for line in answer.body.splitlines()] == [
+        {"t": 7, "tags": {"run": "r1"}, "values": {"loss": 0.5}},
+        {"t": 8, "tags": {"run": "r1", "rank": "0"}, "values": {"lr": "nan"}},
+        {"end": 2},
+    ]
+    answer = await gateway.client.request("GET", path, query="run=r1&clock=wall")
+    assert json.loads(answer.body.splitlines()[0])["t"] == 7_000_000
+    assert gateway.reader.asked_points == [
+        ("stepclock", "steps", "resnet", "r1"),
+        ("stepclock", "steps", "nonfinite", "r1"),
+        ("stepclock", "raw", "resnet", "r1"),
+        ("stepclock", "events", "nonfinite", "r1"),
+    ]
+
+
+@scenario
+async def test_points_say_when_the_store_is_away_and_when_it_breaks_off(gateway):
+    path = "/api/v1/experiments/resnet/points"
+    gateway.reader.breaks_off = True
+    answer = await gateway.client.request("GET", path, query="run=r1")
+    assert [json.loads(line) for line in answer.body.splitlines()] == [
+        {"t": 7, "tags": {"run": "r1"}, "values": {"loss": 0.5}},
+        {"error": "the store does not answer: connection lost"},
+    ]
+    gateway.reader.away = True
+    assert (await gateway.client.request("GET", path, query="run=r1")).status == 503
+    assert (await gateway.client.request("GET", path)).status == 400
+    assert (await AsgiClient(gateway.app).request("GET", path, query="run=r1")).status == 401
 
 
 @scenario
