@@ -21,9 +21,10 @@ from stepclock.transport import Gateway
 class SyncResult:
     """What became of one stream, in lines.
 
-    sent: acknowledged now. stored: known to be in the store. refused: by the gateway, kept in
-    the folder. lost: not in the spool any more. left: not sent, see `error`. busy: the stream's
-    own run sends it. live: its run still writes to it.
+    sent: acknowledged now. stored: known to be in the store. unsettled: acknowledged, and not
+    known to be there. refused: by the gateway, kept in the folder. lost: not in the spool any
+    more. left: not sent, see `error`. busy: the stream's own run sends it. live: its run still
+    writes to it.
     """
 
     stream: str
@@ -31,6 +32,7 @@ class SyncResult:
     run: str
     sent: int = 0
     stored: int = 0
+    unsettled: int = 0
     refused: int = 0
     lost: int = 0
     left: int = 0
@@ -74,6 +76,7 @@ def sync(
     timeout: float = 60.0,
     settle: bool = True,
     progress: Callable[[SyncResult], None] | None = None,
+    watch: Callable[[str, int], None] | None = None,
 ) -> list[SyncResult]:
     """Send what the spool holds; the oldest stream first, `jobs` at a time.
 
@@ -81,6 +84,7 @@ def sync(
     none: STEPCLOCK_ENDPOINT, or where each run would have sent it. timeout: seconds without an
     answer that takes anything, after which a stream is left for the next time. settle: also
     wait until the store has it. progress: called with each result as it comes, from any thread.
+    watch: likewise with a stream's name and its lines sent so far, after each request.
     """
     settings = Settings.resolve(
         {"endpoint": endpoint, "token": token, "ca_file": ca_file, "spool_dir": spool_dir}
@@ -102,7 +106,9 @@ def sync(
             key = token or Settings.resolve({"endpoint": where}).token
             gateway = Gateway(where, key, settings.ca_file)
             try:
-                result = sync_stream(folder, stream, gateway, timeout=timeout, settle=settle)
+                result = sync_stream(
+                    folder, stream, gateway, timeout=timeout, settle=settle, watch=watch
+                )
             finally:
                 gateway.close()
             results[index] = result
@@ -124,6 +130,7 @@ def sync_stream(
     *,
     timeout: float = 60.0,
     settle: bool = True,
+    watch: Callable[[str, int], None] | None = None,
     now: Callable[[], float] = time.monotonic,
     sleep: Callable[[float], None] = time.sleep,
 ) -> SyncResult:
@@ -140,6 +147,8 @@ def sync_stream(
     try:
         deadline = now() + timeout
         while (wait_s := delivery.send_one()) is not None and now() + wait_s < deadline:
+            if watch is not None:
+                watch(stream.name, journal.totals.acknowledged - before)
             if wait_s:
                 sleep(wait_s)
             else:
@@ -154,6 +163,7 @@ def sync_stream(
             *names,
             sent=totals.acknowledged - before,
             stored=totals.stored,
+            unsettled=sum(lines for _, lines in journal.unsettled.values()),
             refused=totals.refused,
             lost=totals.lost,
             left=sum(body.lines for body in journal.pending) or int(waiting),
