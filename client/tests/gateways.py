@@ -87,3 +87,41 @@ def refusing(*numbers, listed=None):
         return Answer(400, headers, json.dumps(document).encode())
 
     return answer
+
+
+class WholeChain:
+    """A gateway with log and store behind it, as the doctor sees them: it works unless told.
+
+    `answers` by the beginning of a path replace what it would say.
+    """
+
+    def __init__(self, **answers):
+        self.answers = {f"/{path.replace('_', '/')}": answer for path, answer in answers.items()}
+        self.date = "Wed, 18 Nov 2026 12:00:00 GMT"
+        self.line = b""
+        self.asked = []
+
+    def get(self, path, timeout_s=None):
+        self.asked.append(path)
+        for beginning, answer in self.answers.items():
+            if path.startswith(beginning):
+                return answer
+        if path == "/ping":
+            return Answer(204, {"x-influxdb-version": "0.1.0"})
+        if path == "/livez":
+            return said({"status": "alive"}, date=self.date)
+        if path == "/health":
+            return said({"checks": [{"name": "log", "status": "pass", "message": "fine"}]})
+        if "/receipts/" in path:
+            return said({"settled": True, "stored": True, "rejected": []})
+        value = float(self.line.split(b"probe=")[1].split(b" ")[0])
+        return said({"runs": [{"run": "here", "mean": [value]}]})
+
+    def post(self, path, body, headers):
+        self.line = body
+        answer = self.answers.get("/api/v2/write")
+        return answer or Answer(204, {"stepclock-receipt": "1.raw-0-7"})
+
+
+def said(document, status=200, **headers):
+    return Answer(status, headers, json.dumps(document).encode())

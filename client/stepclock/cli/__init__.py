@@ -1,0 +1,1 @@
+"""The `stepclock` command: doctor, sync, runs, tail, export."""

@@ -1,0 +1,77 @@
+"""`stepclock runs`: the runs that are stored, the newest first."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from typing import Any
+
+from stepclock.cli import doctor
+from stepclock.cli.options import add_gateway_options, new_parser, settings_of
+from stepclock.cli.reads import Reads, RunSummary
+from stepclock.cli.terminal import Terminal, duration, printable, table
+
+_EXAMPLES = """\
+  stepclock runs
+  stepclock runs resnet50 -n 0
+  stepclock runs resnet50 --endpoint https://metrics.example:8787"""
+
+#: Colours of states that a person looks for.
+_COLORS = {"running": "green", "failed": "red", "lost": "red", "silent": "yellow"}
+
+
+def add_command(commands: Any) -> None:
+    """Add it to the command line."""
+    parser = new_parser(commands, "runs", "list the runs that are stored", _EXAMPLES)
+    parser.add_argument("experiment", metavar="EXPERIMENT", nargs="?", help="only its runs")
+    parser.add_argument(
+        "-n", type=int, default=20, metavar="N", help="runs at most, 0 for all (default: 20)"
+    )
+    add_gateway_options(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> int:
+    settings = settings_of(args)
+    reads = Reads(settings)
+    if args.experiment is None:
+        experiments = [name for name in reads.experiments() if name != doctor.EXPERIMENT]
+    else:
+        experiments = [args.experiment]
+    found = [run for experiment in experiments for run in reads.runs(experiment)]
+    reads.close()
+    found.sort(key=lambda run: run.last_time_ns, reverse=True)
+    shown = found[: args.n] if args.n > 0 else found
+    terminal = Terminal(secret=settings.token)
+    if not found:
+        terminal.say(f"no runs of {args.experiment}" if args.experiment else "no runs yet")
+    for line in lines_of(shown, terminal, time.time_ns()):
+        terminal.say(line)
+    if len(shown) < len(found):
+        terminal.say(f"and {len(found) - len(shown)} older ones (-n 0 shows all)")
+    return 0
+
+
+def lines_of(runs: list[RunSummary], terminal: Terminal, now_ns: int) -> list[str]:
+    """The table; none for no runs."""
+    if not runs:
+        return []
+    head = ["EXPERIMENT", "RUN", "STATE", "ATTEMPT", "STEPS", "AGE"]
+    lines = table([head, *(_cells(run, now_ns) for run in runs)])
+    painted = [terminal.paint(lines[0], "bold")]
+    for run, line in zip(runs, lines[1:]):
+        color = _COLORS.get(run.state or "")
+        painted.append(terminal.paint(line, color) if color else line)
+    return painted
+
+
+def _cells(run: RunSummary, now_ns: int) -> list[str]:
+    steps = "-" if run.last_step is None else f"{run.first_step} - {run.last_step}"
+    return [
+        printable(run.experiment),
+        printable(run.run),
+        printable(run.state or "-"),
+        "-" if run.attempt is None else str(run.attempt),
+        steps,
+        duration(max(0.0, (now_ns - run.last_time_ns) / 1e9)),
+    ]
