@@ -571,6 +571,17 @@ async def test_the_openapi_page_is_served(gateway):
 
 
 @scenario
+async def test_a_name_that_no_experiment_can_have_is_not_found_as_the_page_says(gateway):
+    get = gateway.client.request
+    document = json.loads((await get("GET", "/openapi.json")).body)
+    for what, query in [("runs", ""), ("metrics", ""), ("series", "metric=a"), ("points", "run=a")]:
+        answer = await get("GET", f"/api/v1/experiments/a\nb/{what}", query=query)
+        assert answer.status == 404
+        responses = document["paths"][f"/api/v1/experiments/{{experiment}}/{what}"]["get"]
+        assert "404" in responses["responses"]
+
+
+@scenario
 async def test_a_receipt_is_settled_once_the_workers_have_committed_past_its_blocks(gateway):
     written = await gateway.client.write("m f=1")
     receipt_text = written.headers["stepclock-receipt"]
