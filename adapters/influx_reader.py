@@ -115,7 +115,7 @@ class InfluxReader:
     def metrics(self, namespace: str, experiment: str, clock: Clock) -> list[str]:
         """Numeric fields of an experiment, sorted, without `step`."""
         retention_class = STEP_CLASS if clock is Clock.STEP else DEFAULT_CLASS
-        (keys,) = self._ask(
+        (keys,) = self.tables(
             namespace,
             [retention_class],
             influxql.show_field_keys(namespace, retention_class, experiment),
