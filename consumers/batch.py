@@ -24,15 +24,15 @@ class PlacedBlock:
 class Batch:
     """Blocks of one namespace and retention class, in the order in which they were polled.
 
-    opened_at: when its first block came, on the worker's clock.
+    full: its points are as many as were allowed, so that there may be a backlog.
     """
 
     namespace: str
     retention_class: str
-    opened_at: float
     blocks: list[PlacedBlock] = field(default_factory=list)
     points: int = 0
     size_bytes: int = 0
+    full: bool = False
 
     def add(self, placed: PlacedBlock) -> None:
         """Append a block."""
@@ -40,24 +40,13 @@ class Batch:
         self.points += placed.block.points
         self.size_bytes += placed.size_bytes
 
-    def takes(self, placed: PlacedBlock, *, max_points: int, max_bytes: int) -> bool:
-        """One more block fits. An empty batch takes any, so that none is too large for all."""
-        return not self.blocks or (
-            self.points + placed.block.points <= max_points
-            and self.size_bytes + placed.size_bytes <= max_bytes
-        )
-
-    def full(self, *, max_points: int, max_bytes: int) -> bool:
-        """No further block would fit."""
-        return self.points >= max_points or self.size_bytes >= max_bytes
-
     def partitions(self) -> set[TopicPartition]:
         """Where its blocks lie."""
         return {placed.partition for placed in self.blocks}
 
     def part(self, blocks: Collection[PlacedBlock]) -> Batch:
         """Take these blocks out; a batch of them."""
-        parted = Batch(self.namespace, self.retention_class, self.opened_at)
+        parted = Batch(self.namespace, self.retention_class)
         for placed in self.blocks:
             if placed in blocks:
                 parted.add(placed)
@@ -73,6 +62,6 @@ class Batch:
         return True
 
     def _keep(self, blocks: list[PlacedBlock]) -> None:
-        self.blocks = blocks
+        self.blocks, self.full = blocks, False
         self.points = sum(placed.block.points for placed in blocks)
         self.size_bytes = sum(placed.size_bytes for placed in blocks)

@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import random
-from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from consumers.backoff import Backoff
 from consumers.batch import Batch, PlacedBlock
+from consumers.batch_size import BatchSize
 from consumers.flush import Flush
 from consumers.settings import WorkerSettings
 from consumers.views import View
+from consumers.waiting import Waiting
 from schemas.log import TopicPartition
+from telemetry.metrics import BATCH_POINTS
 
 
 class Destination:
-    """The batches of one namespace and retention class, oldest first; the last one fills.
+    """The blocks of one namespace and retention class that wait, and the batch under way.
 
-    The first one may be under way already: `flush` remembers how far it came. view: the one
-    view that is written; None writes every view. aside: for lines on trial, which hold up
-    nothing but the commit of what lies behind them.
+    `flush` remembers how far that batch came; None if there is none. view: the one view that
+    is written; None writes every view. aside: for lines on trial, which hold up nothing but
+    the commit of what lies behind them.
     """
 
     def __init__(
@@ -40,47 +42,42 @@ class Destination:
         self.retention_class = retention_class
         self.view = view
         self.backoff = backoff
-        self.batches: deque[Batch] = deque()
+        self.waiting = Waiting()
         self.flush: Flush | None = None
 
-    def add(self, placed: PlacedBlock, settings: WorkerSettings, opened_at: float) -> None:
-        """Append to the batch that fills, or open the next one."""
-        filling = self._filling()
-        if filling is None or not filling.takes(
-            placed, max_points=settings.batch_points, max_bytes=settings.batch_bytes
-        ):
-            filling = Batch(self.namespace, self.retention_class, opened_at)
-            self.batches.append(filling)
-        filling.add(placed)
+    def __bool__(self) -> bool:
+        return self.flush is not None or bool(self.waiting)
 
-    def due_at(self, settings: WorkerSettings) -> float:
-        """When the first batch should be written, on the worker's clock; it must have one."""
-        first = self.batches[0]
-        started = self.flush is not None or len(self.batches) > 1
-        full = first.full(max_points=settings.batch_points, max_bytes=settings.batch_bytes)
-        ripe_at = first.opened_at if started or full else first.opened_at + settings.batch_age_s
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that are not settled."""
+        return self.waiting.size_bytes + (self.flush.batch.size_bytes if self.flush else 0)
+
+    def due_at(self, settings: WorkerSettings, max_points: int) -> float:
+        """When to write, on the worker's clock; there must be something to write."""
+        if self.flush is not None:
+            return self.backoff.ready_at
+        full = self.waiting.enough(max_points=max_points, max_bytes=settings.batch_bytes)
+        ripe_at = self.waiting.since + (0.0 if full else settings.batch_age_s)
         return max(ripe_at, self.backoff.ready_at)
 
-    def begin(self, views: Sequence[View]) -> Flush:
-        """The first batch on its way, begun or gone on with."""
+    def begin(self, views: Sequence[View], *, max_points: int, max_bytes: int) -> Flush:
+        """The batch on its way, cut from what waits or gone on with."""
         if self.flush is None:
             wanted = [view for view in views if self.view is None or view.name == self.view]
-            self.flush = Flush(self.batches[0], wanted, now=self._now, apart_s=self._apart_s)
+            batch = Batch(self.namespace, self.retention_class)
+            self.waiting.cut(batch, max_points=max_points, max_bytes=max_bytes)
+            BATCH_POINTS.observe(batch.points)
+            self.flush = Flush(batch, wanted, now=self._now, apart_s=self._apart_s)
         return self.flush
 
     def finish(self) -> None:
-        """The first batch is stored or dead-lettered."""
-        self.batches.popleft()
+        """The batch is stored or dead-lettered."""
         self.flush = None
 
-    def _filling(self) -> Batch | None:
-        if not self.batches or (self.flush is not None and len(self.batches) == 1):
-            return None
-        return self.batches[-1]
-
     def partitions(self) -> set[TopicPartition]:
-        """Where the waiting blocks lie."""
-        return {partition for batch in self.batches for partition in batch.partitions()}
+        """Where the blocks lie."""
+        return self.waiting.partitions() | (self.flush.batch.partitions() if self.flush else set())
 
     def drop(self, partitions: Collection[TopicPartition]) -> None:
         """Forget the blocks of these partitions; no write of them starts any more."""
@@ -88,9 +85,7 @@ class Destination:
             self.flush.drop(partitions)
             if not self.flush.batch.blocks:
                 self.flush = None
-        for batch in self.batches:
-            batch.drop(partitions)
-        self.batches = deque(batch for batch in self.batches if batch.blocks)
+        self.waiting.drop(partitions)
 
 
 class Destinations:
@@ -101,9 +96,14 @@ class Destinations:
     """
 
     def __init__(
-        self, settings: WorkerSettings, now: Callable[[], float], rng: random.Random
+        self,
+        settings: WorkerSettings,
+        batch_size: BatchSize,
+        now: Callable[[], float],
+        rng: random.Random,
     ) -> None:
         self._settings = settings
+        self._batch_size = batch_size
         self._now = now
         self._rng = rng
         self._destinations: dict[tuple[str, str, str | None, int], Destination] = {}
@@ -118,15 +118,21 @@ class Destinations:
     @property
     def size_bytes(self) -> int:
         """Bytes polled and not settled."""
-        return sum(batch.size_bytes for d in self._destinations.values() for batch in d.batches)
+        return sum(destination.size_bytes for destination in self._destinations.values())
 
-    def add(self, placed: PlacedBlock, retention_class: str, opened_at: float) -> None:
+    def add(self, placed: PlacedBlock, retention_class: str, came_at: float) -> None:
         """Put a block where it belongs."""
         name = (placed.block.namespace, retention_class, placed.block.view)
         destination = self._destinations.get((*name, 0))
         if destination is None:
             destination = self._destinations[*name, 0] = self._opened(*name)
-        destination.add(placed, self._settings, opened_at)
+        destination.waiting.add(placed, came_at)
+
+    def begin(self, destination: Destination, views: Sequence[View]) -> Flush:
+        """The batch of a destination on its way, as large as batches may be by now."""
+        return destination.begin(
+            views, max_points=self._batch_size.points, max_bytes=self._settings.batch_bytes
+        )
 
     def set_aside(self, destination: Destination, flush: Flush) -> None:
         """Give the lines that a flush leaves suspected a destination of their own."""
@@ -136,7 +142,6 @@ class Destinations:
         self._asides += 1
         name = (destination.namespace, destination.retention_class, destination.view)
         apart = self._opened(*name, aside=True)
-        apart.batches.append(aside.batch)
         apart.flush = aside
         self._destinations[*name, self._asides] = apart
 
@@ -156,29 +161,31 @@ class Destinations:
 
     def next_due_at(self) -> float:
         """When the earliest batch should be written; infinity if none waits."""
-        return min((d.due_at(self._settings) for d in self), default=float("inf"))
+        return min((self._due_at(d) for d in self), default=float("inf"))
 
     def due(self, now: float) -> Destination | None:
         """A destination whose first batch should be written; they take turns."""
         for key, destination in self._destinations.items():
-            if destination.due_at(self._settings) <= now:
+            if self._due_at(destination) <= now:
                 self._destinations[key] = self._destinations.pop(key)
                 return destination
         return None
 
+    def _due_at(self, destination: Destination) -> float:
+        return destination.due_at(self._settings, self._batch_size.points)
+
     def ripen(self) -> None:
-        """Let no batch wait to fill any more."""
+        """Let nothing wait for a batch to fill any more."""
         for destination in self:
-            for batch in destination.batches:
-                batch.opened_at = float("-inf")
+            destination.waiting.ripen()
 
     def resting(self) -> set[TopicPartition]:
         """Partitions with blocks for a destination that rests, trials left out."""
         return {p for d in self if d.backoff.resting and not d.aside for p in d.partitions()}
 
     def forget_empty(self) -> None:
-        """Remove destinations without batches: their number stays that of the busy ones."""
-        self._destinations = {k: d for k, d in self._destinations.items() if d.batches}
+        """Remove destinations without blocks: their number stays that of the busy ones."""
+        self._destinations = {k: d for k, d in self._destinations.items() if d}
 
     def drop(self, partitions: Collection[TopicPartition]) -> None:
         """Forget everything that came from these partitions."""

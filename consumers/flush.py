@@ -53,6 +53,8 @@ class Flush:
         self.condemned: list[Condemned] = []
         self.doubt: str | None = None
         self.alone = alone
+        #: Seconds of the slowest write that stored all of the batch in a view.
+        self.slowest_s: float | None = None
         self._views = list(views)
         self._all_views = tuple(views)
         self._now = now
@@ -97,6 +99,11 @@ class Flush:
                 self._take_over(view, self._search)
                 self._search = None
             self._views.pop(0)
+
+    @property
+    def whole(self) -> bool:
+        """What is being written is all of the batch, in one view: no search, no deliveries."""
+        return bool(self._views) and self._search is None
 
     def blame(self) -> None:
         """The store is well, so it is the lines on which the last write failed. Ends the doubt."""

@@ -13,8 +13,22 @@ class WorkerSettings(CommonSettings):
     batch_points: int = Field(
         default=5000,
         ge=1,
-        description="Points per write; default 5000, where InfluxDB is near its best. "
-        "Raise it to 10000 for thousands of series, lower it if single writes take seconds.",
+        description="Points per write at first; default 5000, where InfluxDB is near its best. "
+        "Under a backlog it adapts to the store's answers, between a fifth of this and "
+        "BATCH_POINTS_MAX. Raise it to 10000 for thousands of series.",
+    )
+    batch_points_max: int = Field(
+        default=50_000,
+        ge=1,
+        description="Most points per write under a backlog, if the store answers late; default "
+        "50000. BATCH_POINTS counts where it is more. Lower it to BATCH_POINTS to never go beyond.",
+    )
+    write_target_s: float = Field(
+        default=0.5,
+        gt=0,
+        description="Seconds that the points of a write may take the store, its delay apart; "
+        "default 0.5. Batches grow no more above it, and are halved above twice as much. Lower it "
+        "where tenants share workers and a backlog of one must delay others less.",
     )
     batch_bytes: int = Field(
         default=4 * 1024 * 1024,

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 
+from consumers.batch_size import BatchSize
 from consumers.destinations import Destination
 from consumers.flush import Flush
 from consumers.misconfigured import Misconfigured
@@ -29,7 +30,7 @@ from schemas.store import (
     StoreUnavailable,
     WriteTooLarge,
 )
-from telemetry.metrics import SUSPECTED_WRITES, WRITE_SECONDS, WRITES
+from telemetry.metrics import BATCH_SIZE, SUSPECTED_WRITES, WRITE_SECONDS, WRITES
 
 _log = logging.getLogger(__name__)
 
@@ -41,13 +42,15 @@ class _OutOfTime(Exception):
 class Storer:
     """Writes batches into their views by one writer.
 
-    on_answer is called after each write, whatever came of it. error is what the store's
-    last answer said, None while it takes writes.
+    batch_size learns from every answer to a whole batch. on_answer is called after each
+    write, whatever came of it. error is what the store's last answer said, None while it
+    takes writes.
     """
 
     def __init__(
         self,
         writer: LineWriter,
+        batch_size: BatchSize,
         *,
         park_after_s: float,
         now: Callable[[], float] = time.monotonic,
@@ -55,6 +58,7 @@ class Storer:
         on_answer: Callable[[], None] = lambda: None,
     ) -> None:
         self._writer = writer
+        self._batch_size = batch_size
         self._misconfigured = Misconfigured(now, park_after_s=park_after_s)
         self._now = now
         self._now_ns = now_ns
@@ -110,6 +114,9 @@ class Storer:
                     return False
                 _log.error("parking a batch for bucket %s/%s: %s", namespace, target, exc)
                 flush.park(str(exc))
+        if flush.batch.full and flush.slowest_s is not None:
+            self._batch_size.answered(flush.batch.points, flush.slowest_s)
+            BATCH_SIZE.set(self._batch_size.size)
         return True
 
     def _write(
@@ -126,13 +133,26 @@ class Storer:
         if self._now() >= self._until:
             raise _OutOfTime
         self._until = until
+        whole, started = flush.whole, self._now()
         try:
             self._send(view, destination.namespace, target, lines, precision)
+        except WriteTooLarge:
+            if whole:
+                self._shrink(flush)
+            raise
         except StoreUnavailable as exc:
+            if whole and flush.batch.full:
+                self._shrink(flush)
             if exc.may_be_the_lines:
                 flush.doubt = str(exc)
             raise
+        if whole:
+            flush.slowest_s = max(flush.slowest_s or 0.0, self._now() - started)
         destination.backoff.reset()
+
+    def _shrink(self, flush: Flush) -> None:
+        self._batch_size.failed(flush.batch.points)
+        BATCH_SIZE.set(self._batch_size.size)
 
     def _ask_canary(self, namespace: str, target: str) -> None:
         """Return if the bucket takes a line that is known to be good.

@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Sequence
 
+from consumers.batch_size import BatchSize
 from consumers.canary import CanaryWatch
 from consumers.dead_letters import DeadLetters, letters_of
 from consumers.destinations import Destination, Destinations
@@ -23,7 +24,7 @@ from consumers.views import View
 from schemas.log import LogUnavailable, OffsetsLost, Record, Source, TopicPartition
 from schemas.store import LineWriter
 from schemas.topics import class_of
-from telemetry.metrics import BATCH_POINTS, REBALANCES
+from telemetry.metrics import REBALANCES
 
 _log = logging.getLogger(__name__)
 
@@ -71,9 +72,13 @@ class Worker:
         self._now_ns = now_ns
         self._on_stored = on_stored
         rng = rng or random.Random()  # noqa: S311  # spreads retries, guards no secret
-        self._destinations = Destinations(settings, now, rng)
+        batch_size = BatchSize(
+            settings.batch_points, settings.batch_points_max, target_s=settings.write_target_s
+        )
+        self._destinations = Destinations(settings, batch_size, now, rng)
         self._storer = Storer(
             writer,
+            batch_size,
             park_after_s=settings.park_after_s,
             now=now,
             now_ns=now_ns,
@@ -135,7 +140,7 @@ class Worker:
         """One turn of the loop. This order is the promise that nothing acknowledged is lost.
 
         1. Poll the log; partitions that are revoked meanwhile go through 3 to 6 first.
-        2. Add each record to the last batch of its destination.
+        2. Add each record to what waits for its destination; batches are cut from that.
         3. Write each due batch into its views: wall, then steps; then its delivery lines.
         4. Dead-letter what a view refused, and wait until the log has that.
         5. Settle the batch's records.
@@ -192,9 +197,7 @@ class Worker:
 
     def _flush(self, destination: Destination, until: float) -> None:
         """Store, dead-letter, settle: in this order, for one batch."""
-        if destination.flush is None:
-            BATCH_POINTS.observe(destination.batches[0].points)
-        flush = destination.begin(self._views)
+        flush = self._destinations.begin(destination, self._views)
         if not self._storer.store(destination, flush, until):
             return
         self._destinations.set_aside(destination, flush)

@@ -130,8 +130,11 @@ WRITE_SECONDS = Histogram(
 BATCH_POINTS = Histogram(
     "stepclock_consumer_batch_points",
     "Points in one batch.",
-    buckets=(1, 10, 100, 500, 1000, 2500, 5000, 10_000, 25_000),
+    buckets=(1, 10, 100, 500, 1000, 2500, 5000, 10_000, 25_000, 50_000),
 )
+# Points that a batch may hold by what the store's answers say; of several workers in a process
+# the one that wrote last. Far below STEPCLOCK_BATCH_POINTS: the store is slow, or fails.
+BATCH_SIZE = Gauge("stepclock_consumer_batch_size_points", "Points that a batch may hold.")
 
 # Time from the gateway's receipt of the oldest request in a block to both views stored.
 END_TO_END_SECONDS = Histogram(

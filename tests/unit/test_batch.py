@@ -3,9 +3,11 @@ import random
 import pytest
 
 from consumers.batch import Batch, PlacedBlock
+from consumers.batch_size import BatchSize
 from consumers.destinations import Destinations
 from consumers.pauses import Pauses
 from consumers.settings import WorkerSettings
+from consumers.waiting import Waiting
 from schemas.block import Block
 from schemas.log import TopicPartition
 from schemas.precision import Precision
@@ -21,7 +23,10 @@ def placed(points=1, size_bytes=10, partition=P0, offset=0, namespace="stepclock
 
 def destinations(**settings):
     now = Now()
-    found = Destinations(WorkerSettings(**settings), now, random.Random(1))
+    settings = WorkerSettings(**settings)
+    size = BatchSize(settings.batch_points, settings.batch_points_max, target_s=0.5)
+    found = Destinations(settings, size, now, random.Random(1))
+    found.size = size
     return found, now
 
 
@@ -32,22 +37,55 @@ class Now:
         return self.s
 
 
-def test_a_batch_takes_blocks_until_one_would_exceed_its_bounds():
-    batch = Batch("stepclock", "raw", 0.0)
-    batch.add(placed(points=60, size_bytes=10))
-    assert batch.takes(placed(points=40, size_bytes=90), max_points=100, max_bytes=100)
-    assert not batch.takes(placed(points=41, size_bytes=90), max_points=100, max_bytes=100)
-    assert not batch.takes(placed(points=40, size_bytes=91), max_points=100, max_bytes=100)
+def cut(waiting, max_points, max_bytes=100):
+    batch = Batch("stepclock", "raw")
+    waiting.cut(batch, max_points=max_points, max_bytes=max_bytes)
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("second", "points", "full"),
+    [
+        (placed(points=40, size_bytes=90), 100, True),
+        (placed(points=39, size_bytes=90), 99, False),
+        (placed(points=41, size_bytes=90), 60, True),
+        (placed(points=40, size_bytes=91), 60, False),
+    ],
+)
+def test_a_batch_takes_blocks_until_one_would_exceed_its_bounds(second, points, full):
+    waiting = Waiting()
+    waiting.add(placed(points=60, size_bytes=10), 0.0)
+    waiting.add(second, 1.0)
+    batch = cut(waiting, 100)
+    assert (batch.points, batch.full) == (points, full)
+    assert waiting.points == 60 + second.block.points - points
+    assert not waiting or waiting.since == 1.0
 
 
 def test_an_empty_batch_takes_a_block_of_any_size():
-    assert Batch("stepclock", "raw", 0.0).takes(
-        placed(points=10**6, size_bytes=10**9), max_points=1, max_bytes=1
-    )
+    waiting = Waiting()
+    waiting.add(placed(points=10**6, size_bytes=10**9), 0.0)
+    assert cut(waiting, 1, 1).points == 10**6
+    assert (bool(waiting), waiting.points, waiting.size_bytes) == (False, 0, 0)
+
+
+def test_the_size_that_counts_is_that_of_the_moment_at_which_a_batch_is_written():
+    found, now = destinations(batch_points=10)
+    for offset in range(9):
+        found.add(placed(points=5, offset=offset), "raw", now())
+    sizes = []
+    for wanted in (10, 20, 5):
+        found.size.size = wanted
+        destination = found.due(now())
+        flush = found.begin(destination, [])
+        sizes.append(flush.batch.points)
+        destination.finish()
+    assert sizes == [10, 20, 5]
+    assert found.size_bytes == 2 * 10
 
 
 def test_dropping_a_partition_leaves_the_others_with_their_counts():
-    batch = Batch("stepclock", "raw", 0.0)
+    batch = Batch("stepclock", "raw")
     batch.add(placed(points=1, size_bytes=10, partition=P0))
     batch.add(placed(points=2, size_bytes=20, partition=P1))
     assert batch.drop({P0})
@@ -91,7 +129,7 @@ def test_busy_destinations_take_turns():
     order = []
     for _ in range(4):
         destination = found.due(now())
-        destination.begin([])
+        found.begin(destination, [])
         destination.finish()
         found.forget_empty()
         order.append(destination.namespace)
@@ -102,9 +140,13 @@ def test_a_batch_under_way_takes_no_more_blocks():
     found, now = destinations()
     found.add(placed(), "raw", now())
     destination = found.due(now() + 1)
-    destination.begin([])
+    flush = found.begin(destination, [])
     found.add(placed(offset=1), "raw", now())
-    assert [len(batch.blocks) for batch in destination.batches] == [1, 1]
+    assert len(flush.batch.blocks) == 1
+    assert destination.partitions() == {P0}
+    assert destination.size_bytes == 20
+    destination.finish()
+    assert len(found.begin(destination, []).batch.blocks) == 1
 
 
 def test_a_resting_destination_is_not_due_and_names_its_partitions():

@@ -13,6 +13,7 @@ from schemas.precision import Precision
 from schemas.store import LinesRefused, StoreMisconfigured, StoreUnavailable, WriteTooLarge
 from schemas.topics import DEAD_LETTER_TOPIC
 from telemetry.metrics import (
+    BATCH_SIZE,
     CONSUMED_POINTS,
     DEAD_LETTERS,
     END_TO_END_SECONDS,
@@ -571,6 +572,61 @@ def test_what_can_not_be_written_before_it_goes_is_left_to_the_next_owner():
     rig.store.away = False
     rig.settle()
     assert len(points(rig)) == 2
+
+
+def backlog(rig, *, late_s=0.0, seconds_a_point=0.0):
+    """Write a backlog of single points; how many each batch held."""
+    rig.turn()
+    for n in range(400):
+        rig.send(lines(n))
+
+    def answer():
+        held = rig.store.writes[-1].lines.count(b"\n") + 1
+        rig.clock.advance(late_s + seconds_a_point * held)
+
+    rig.store.faults.extend([Fault(before=answer)] * 400)
+    rig.settle()
+    return [write.lines.count(b"\n") + 1 for write in rig.store.writes]
+
+
+def test_batches_of_a_backlog_grow_while_the_store_answers_late_and_keep_their_order():
+    rig = Rig(views=[WallView()], batch_points=10, batch_points_max=30)
+    sizes = backlog(rig, late_s=0.3)
+    assert sizes[:3] == [10, 5, 10]
+    assert max(sizes) == value(BATCH_SIZE) == 30
+    assert b"\n".join(write.lines for write in rig.store.writes) == lines(*range(400))
+
+
+def test_batches_of_a_backlog_shrink_while_their_points_take_the_store_too_long():
+    rig = Rig(views=[WallView()], batch_points=10, batch_points_max=40)
+    sizes = backlog(rig, seconds_a_point=0.15)
+    assert set(sizes[2:-1]) == {2, 5}  # 2: probes
+    assert value(BATCH_SIZE) == 5
+
+
+@pytest.mark.parametrize("error", [StoreUnavailable("late"), WriteTooLarge("large")])
+def test_batches_behind_one_that_was_not_answered_or_too_large_hold_half_of_it(error):
+    rig = Rig(views=[WallView()], batch_points=10)
+    rig.turn()
+    for n in range(10):
+        rig.send(lines(n))
+    rig.store.faults.append(Fault(error=error))
+    rig.turn()
+    assert value(BATCH_SIZE) == 5
+    rig.settle()
+    assert len(points(rig)) == 10
+
+
+def test_the_batches_of_an_idle_worker_change_nothing():
+    rig = Rig(views=[WallView()], batch_points=10)
+    rig.store.faults.extend([Fault(before=lambda: rig.clock.advance(5))] * 5)
+    for n in range(5):
+        rig.send(lines(n))
+        rig.settle()
+    for n in range(20):
+        rig.send(lines(n))
+    rig.settle()
+    assert rig.store.writes[5].lines.count(b"\n") + 1 == 10
 
 
 def test_the_drain_of_a_revoked_partition_ends_at_the_deadline():
