@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from bench import (
+    batch_size,
     chain,
     consumer,
     embedded,
@@ -137,6 +138,14 @@ PARTS: tuple[Part[Any], ...] = (
         "times the throughput of one, and the lag falls.",
         scaling.Plan(),
         scaling.measure,
+        reported=False,
+    ),
+    Part(
+        "batch-size",
+        "Points/s of one worker with fixed and with adapted batches, on a quick and a late store.",
+        "None: it compares two settings.",
+        batch_size.Plan(),
+        batch_size.measure,
         reported=False,
     ),
     Part(

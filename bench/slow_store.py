@@ -46,6 +46,7 @@ class SlowStore:
     folder: Path
     environment: Mapping[str, str]
     admin: KafkaAdmin
+    proxy: Proxy
 
     def consumer(
         self, name: str, group: str, settings: Mapping[str, str]
@@ -54,6 +55,8 @@ class SlowStore:
         own = {
             "STEPCLOCK_CONSUMER_GROUP": group,
             "STEPCLOCK_BATCH_POINTS": str(BATCH_POINTS),
+            # Of one size, so that runs of any length compare, unless settings say otherwise.
+            "STEPCLOCK_BATCH_POINTS_MAX": str(BATCH_POINTS),
             **settings,
         }
         return start_service(
@@ -99,7 +102,7 @@ def slow_store(folder: Path, points: int, *, tell: Tell) -> Iterator[SlowStore]:
             publisher.close(_PROBE_S)
         proxy.slow(LATENCY_S, answers_only=True)
         by_proxy = {"STEPCLOCK_INFLUX_URL": f"http://{LOOPBACK}:{proxy.port}"}
-        yield SlowStore(folder, environment | by_proxy, admin)
+        yield SlowStore(folder, environment | by_proxy, admin, proxy)
 
 
 def stored_points(consumer: Service) -> int:
