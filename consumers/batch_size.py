@@ -29,8 +29,9 @@ class BatchSize:
     but less and less more, while others wait longer and a bad line is harder to find. So the
     size grows while a is a good part of the answer (the store is far away) and b·n is below
     target_s, stays in a band behind that, and is halved when b·n is above twice the target,
-    when the store does not answer, or finds a write too large. Only full batches count: those
-    of an idle worker say nothing about larger ones.
+    when the store does not answer, or finds a write too large. Where a is next to nothing it
+    falls back to start by quarters. Only full batches count: those of an idle worker say
+    nothing about larger ones. What is learned of a comes from a probe, every tenth or so.
 
     It begins at start, never exceeds most, nor falls below a fifth of start.
     """
