@@ -1,7 +1,4 @@
-"""Lines of class events about the run itself: its state, its configuration, what happened.
-
-`run_state` carries the step as the field `step` as well, which is what the dashboards read.
-"""
+"""Lines of class events about the run itself: its state, its configuration, what happened."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ def state_line(
     """That a run is `running`, or ended: `finished`, `failed`, `preempted`."""
     fields = [f"state={quote(state)}"]
     if first_step is not None and last_step is not None:
-        fields += [f"first_step={first_step}i", f"last_step={last_step}i", f"step={last_step}i"]
+        fields += [f"first_step={first_step}i", f"step={last_step}i"]
     if reason:
         fields.append(f"reason={quote(reason[:_MAX_TEXT])}")
     return f"{event_prefix('run_state', identity, {})} {','.join(fields)} {time_ns}"

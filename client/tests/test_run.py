@@ -166,7 +166,7 @@ def test_the_state_carries_the_first_and_the_last_step():
         run.log({"loss": 1}, step)
     run.finish()
     [line] = [line for line in all_lines("events") if 'state="finished"' in line]
-    assert ",first_step=3i,last_step=9i,step=9i " in line
+    assert ",first_step=3i,step=9i " in line
     assert line.startswith(f"run_state,attempt=0,experiment=e,rank=0,run={run.id} ")
 
 

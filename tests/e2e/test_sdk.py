@@ -307,7 +307,7 @@ def test_sigterm_of_the_scheduler_is_stored_as_preempted_before_the_job_ends(job
     def states():
         found = [p for p in points("events", "run_state") if p.tags["experiment"] == "preempted"]
         found.sort(key=lambda point: point.time_ns)
-        return [(p.fields["state"], p.fields.get("last_step")) for p in found]
+        return [(p.fields["state"], p.fields.get("step")) for p in found]
 
     assert eventually(lambda: states()[-1:] == [("preempted", 7)])
     assert eventually(lambda: steps_of(points("raw", "preempted")) == [7])
