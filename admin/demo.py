@@ -17,7 +17,12 @@ from rich.console import Console
 
 from demo.backends import Backends
 
-_EXTRA = {"numpy": "numpy", "sklearn": "scikit-learn", "plotext": "plotext"}
+_EXTRA = {
+    "numpy": "numpy",
+    "sklearn": "scikit-learn",
+    "plotext": "plotext",
+    "stepclock": "stepclock",
+}
 
 #: Width of the report where standard output is no terminal.
 _REPORT_COLUMNS = 110
@@ -61,15 +66,15 @@ def demo_command(
 ) -> None:
     """Train small models on real data and stream every step's metrics through the pipeline.
 
-    Ends with the ledger: what the trainers wrote down before sending against what the store
-    holds. Exit code 1 if anything is missing.
+    Ends with each run's receipt, and with the ledger: what the trainers wrote down before they
+    logged it against what the store holds. Exit code 1 if anything is missing in either.
     """
     errors = Console(stderr=True)
     missing = [name for module, name in _EXTRA.items() if not importlib.util.find_spec(module)]
     if missing:
         raise _usage(
-            f"the demo needs {', '.join(missing)}: pip install 'stepclock-server[demo]', "
-            "or in a checkout pip install -e '.[demo]'"
+            f"the demo needs {', '.join(missing)}: "
+            "in a checkout pip install -e '.[demo]' -e ./client"
         )
     if (kafka is None) != (influx is None):
         raise _usage("--kafka and --influx go together: name both or neither")
@@ -83,7 +88,7 @@ def demo_command(
     signal.signal(signal.SIGTERM, _terminate)
     try:
         with _folder(keep) as folder:
-            ledger = show(
+            outcome = show(
                 folder,
                 seconds=seconds,
                 real=real,
@@ -97,13 +102,14 @@ def demo_command(
     except DemoFailed as exc:
         errors.print(f"error: {exc}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1) from exc
+    ledger = outcome.ledger
     if ledger.unexpected or ledger.doubled:
         errors.print(
-            f"error: {ledger.unexpected} values that nobody sent, {ledger.doubled} lines doubled",
+            f"error: {ledger.unexpected} values that nobody logged, {ledger.doubled} lines doubled",
             style="red",
         )
     typer.echo(str(ledger))
-    if not ledger.clean:
+    if not outcome.clean:
         raise typer.Exit(1)
 
 
@@ -124,5 +130,7 @@ def _terminate(number: int, _frame: FrameType | None) -> None:
 
 
 def _usage(message: str) -> typer.Exit:
-    Console(stderr=True).print(f"error: {message}", style="red", markup=False, highlight=False)
+    Console(stderr=True, soft_wrap=True).print(
+        f"error: {message}", style="red", markup=False, highlight=False
+    )
     return typer.Exit(2)

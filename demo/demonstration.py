@@ -4,30 +4,49 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.console import Console
+from stepclock import Receipt
 
 from demo import gateway, latency, report, rows
 from demo.chart import loss_chart
 from demo.display import Display
 from demo.fleet import Fleet
-from demo.ledger import Cells, Ledger, compare, sent_cells, stored_cells
+from demo.ledger import Cells, Ledger, compare, logged_cells, stored_cells
 from demo.pipeline import Pipeline
 from demo.plan import DEMO, NAMESPACE, Plan
 from demo.progress import Progress
-from schemas.store import StoreUnavailable
 
 _LOOK_EVERY_S = 0.2
 _CURVE_POINTS = 80
 
-#: How long the store may take to hold everything after the last acknowledgement. A consumer
-#: that was killed is missed after its session timeout only.
-SETTLE_TIMEOUT_S = 120.0
+#: How long a run may wait at its end until the store holds everything. A consumer that was
+#: killed is missed after its session timeout only.
+FINISH_S = 120.0
 
 
 class DemoFailed(Exception):
     """A trainer could not do its part; the message holds its last words."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the client says became of each run, and what the store says that knows no client."""
+
+    receipts: Mapping[str, Receipt]
+    ledger: Ledger
+
+    @property
+    def clean(self) -> bool:
+        """Whether both say, of the same number of steps, that all is stored."""
+        logged = sum(receipt.logged for receipt in self.receipts.values())
+        return (
+            self.ledger.clean
+            and logged == self.ledger.logged
+            and all(receipt.ok for receipt in self.receipts.values())
+        )
 
 
 def demonstrate(
@@ -37,77 +56,61 @@ def demonstrate(
     *,
     output: Console,
     screen: Console,
-    settle_timeout_s: float = SETTLE_TIMEOUT_S,
-) -> Ledger:
-    """Train, watch, wait until everything is stored, and report; the ledger is the result.
+    finish_s: float = FINISH_S,
+) -> Outcome:
+    """Train, watch, and report; then compare the receipts with the ledger.
 
+    The store is asked once, when the receipts are there: what they call stored must be in it.
     Results go to `output`, progress to `screen`; `folder` is made and takes the trainers'
     files. Raises DemoFailed, ReadFailed, StoreUnavailable.
     """
     with (
-        Fleet(plan, folder, gateways=pipeline.gateways, keys=pipeline.keys) as fleet,
+        Fleet(
+            plan, folder, gateways=pipeline.gateways, keys=pipeline.keys, finish_s=finish_s
+        ) as fleet,
         Display(plan, screen) as display,
     ):
-        began = time.monotonic()
-        states = _watch(fleet, plan, pipeline, display)
-        took_s = time.monotonic() - began
+        took_s = _watch(fleet, plan, pipeline, display)
         failures = fleet.failures()
         if failures:
             raise DemoFailed("\n".join(f"{run}: {words}" for run, words in failures.items()))
-        sent = sent_cells(row for path in fleet.ledgers for row in rows.read(path))
-    for problem in (state.problem for state in states.values() if state.problem):
-        screen.print(problem, style="red", markup=False)
-    accepted = sum(state.accepted for state in states.values())
-    rejected = sum(state.rejected for state in states.values())
-    deadline = time.monotonic() + settle_timeout_s
-    told = -1
-    while True:
-        stored = _read_store(pipeline, plan, deadline)
-        ledger = compare(sent, stored, accepted=accepted, rejected=rejected)
-        if ledger.clean or time.monotonic() > deadline:
-            break
-        if ledger.stored != told:
-            told = ledger.stored
-            screen.print(f"stored {told:,} of {ledger.sent:,} steps …", highlight=False)
-        time.sleep(_LOOK_EVERY_S)
+        states = fleet.progress()
+        logged = logged_cells(row for path in fleet.ledgers for row in rows.read(path))
+    stored = stored_cells(pipeline.reader, NAMESPACE, plan.experiment)
     _report(pipeline, plan, stored, states, took_s, output)
-    return ledger
+    receipts = {run: state.receipt for run, state in states.items() if state.receipt}
+    return Outcome(receipts, compare(logged, stored))
 
 
-def _watch(fleet: Fleet, plan: Plan, pipeline: Pipeline, display: Display) -> dict[str, Progress]:
-    """Show progress until the trainers end; midway, one of several consumers is killed."""
+def _watch(fleet: Fleet, plan: Plan, pipeline: Pipeline, display: Display) -> float:
+    """Show progress until the trainers end; midway, one of several consumers is killed.
+
+    The seconds until all was acknowledged.
+    """
+    began = time.monotonic()
+    took_s = None
     unharmed = True
     while fleet.running:
         states = fleet.progress()
         display.show(states)
-        if unharmed and _accepted_share(plan, states) >= 0.5:
+        if unharmed and _trained_share(plan, states) >= 0.5:
             unharmed = False
             if note := pipeline.kill_consumer():
                 display.note(note)
+        if took_s is None and all(state.done for state in states.values()):
+            took_s = time.monotonic() - began
         time.sleep(_LOOK_EVERY_S)
-    states = fleet.progress()
-    display.show(states)
-    return states
+    display.show(fleet.progress())
+    return took_s or time.monotonic() - began
 
 
-def _accepted_share(plan: Plan, states: Mapping[str, Progress]) -> float:
-    """How much of the plan the gateways hold; a run that ended early counts as whole."""
+def _trained_share(plan: Plan, states: Mapping[str, Progress]) -> float:
+    """How much of the plan is trained; a run that ended early counts as whole."""
     done = sum(
-        run.hyperparameters.steps if states[run.name].done else states[run.name].accepted
+        run.hyperparameters.steps if states[run.name].done else states[run.name].steps
         for run in plan.runs
     )
     return done / plan.steps
-
-
-def _read_store(pipeline: Pipeline, plan: Plan, deadline: float) -> Cells:
-    """What the store holds now. Raises StoreUnavailable if it can't be asked until deadline."""
-    while True:
-        try:
-            return stored_cells(pipeline.reader, NAMESPACE, plan.experiment)
-        except StoreUnavailable:
-            if time.monotonic() > deadline:
-                raise
-            time.sleep(_LOOK_EVERY_S)
 
 
 def _report(
@@ -118,7 +121,7 @@ def _report(
     took_s: float,
     output: Console,
 ) -> None:
-    """Print the table, the curves by way of the product's read route, and the figures."""
+    """Print what is stored, the curves by way of the product's read route, and the receipts."""
     key = pipeline.keys[DEMO.name]
     curves = gateway.read_curves(
         pipeline.gateways[0], key, plan.experiment, "train/loss", points=_CURVE_POINTS
@@ -127,3 +130,4 @@ def _report(
     output.print(report.runs_table(plan, stored, states))
     output.print(loss_chart(curves, width=output.width, colour=output.is_terminal))
     output.print(report.figures(plan, stored, states, took_s=took_s, latencies=latencies))
+    output.print(report.receipts_table(plan, states))

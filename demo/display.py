@@ -74,9 +74,8 @@ class Display:
         return (
             f"{self._now() - self._started:5.1f} s  "
             f"trained {sum(state.steps for state in states):,} of {expected:,} steps, "
-            f"accepted {sum(state.accepted for state in states):,}, "
-            f"429 answers {sum(state.limited for state in states):,}, "
-            f"sent again {sum(state.retried for state in states):,}"
+            f"{sum(state.acknowledged for state in states):,} lines acknowledged, "
+            f"429 answers {sum(state.limited for state in states):,}"
         )
 
     def _table(self, progress: Mapping[str, Progress]) -> Table:
@@ -88,7 +87,7 @@ class Display:
         table.add_column("run", no_wrap=True)
         table.add_column("tenant")
         table.add_column("steps trained", no_wrap=True)
-        for heading in ("loss", "val accuracy", "accepted", "429s", "waited"):
+        for heading in ("loss", "val accuracy", "lines", "429s"):
             table.add_column(heading, justify="right", no_wrap=True)
         for run in self._plan.runs:
             state = progress[run.name]
@@ -101,8 +100,7 @@ class Display:
                 f"{bar} {state.steps:>5}",
                 f"{state.loss:.3g}",
                 f"{state.accuracy:.3f}",
-                f"{state.accepted:,}",
+                f"{state.acknowledged:,}",
                 f"{state.limited}" if state.limited else "",
-                f"{state.limited_s:.0f} s" if state.limited else "",
             )
         return table

@@ -13,7 +13,6 @@ from typing import Self
 from demo import digits, progress
 from demo.plan import Plan, Run
 from demo.progress import Progress
-from demo.trainer import KEY_VARIABLE
 from native.process import log_tail, spawn
 
 #: Where ``python -m demo.trainer`` finds this package.
@@ -26,13 +25,23 @@ class Fleet:
     """One process for each run of a plan. Leaving its block ends those that still run."""
 
     def __init__(
-        self, plan: Plan, folder: Path, *, gateways: Sequence[str], keys: Mapping[str, str]
+        self,
+        plan: Plan,
+        folder: Path,
+        *,
+        gateways: Sequence[str],
+        keys: Mapping[str, str],
+        finish_s: float,
     ) -> None:
-        """The runs take the gateways in turn; keys are those of the tenants, by tenant."""
+        """The runs take the gateways in turn; keys are those of the tenants, by tenant.
+
+        finish_s: seconds that a run may take, once trained, until all of it is stored.
+        """
         self._plan = plan
         self._folder = folder
         self._gateways = gateways
         self._keys = keys
+        self._finish_s = finish_s
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._cleanup = ExitStack()
 
@@ -61,7 +70,7 @@ class Fleet:
 
     @property
     def ledgers(self) -> list[Path]:
-        """The files in which the trainers recorded what they were about to send."""
+        """The files in which the trainers recorded what they were about to log."""
         return [self._ledger(run.name) for run in self._plan.runs]
 
     @property
@@ -84,7 +93,6 @@ class Fleet:
     def _start(self, run: Run, url: str) -> subprocess.Popen[bytes]:
         parameters = run.hyperparameters
         options = {
-            "url": url,
             "experiment": self._plan.experiment,
             "run": run.name,
             "lr": parameters.learning_rate,
@@ -94,14 +102,21 @@ class Fleet:
             "data": self._data,
             "ledger": self._ledger(run.name),
             "progress": self._report(run.name),
+            "finish-s": self._finish_s,
         }
         arguments = [f"--{name}={value}" for name, value in options.items()]
         return spawn(
             [sys.executable, "-m", "demo.trainer", *arguments],
             log_path=self._log(run.name),
-            # Threads of the linear algebra library would only fight over the cores.
-            env={KEY_VARIABLE: self._keys[run.tenant.name], "OMP_NUM_THREADS": "1"}
-            | {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"},
+            env={
+                "STEPCLOCK_ENDPOINT": url,
+                "STEPCLOCK_TOKEN": self._keys[run.tenant.name],
+                "STEPCLOCK_SPOOL_DIR": str(self._folder / "spool"),
+                # Threads of the linear algebra library would only fight over the cores.
+                "OMP_NUM_THREADS": "1",
+                "OPENBLAS_NUM_THREADS": "1",
+                "MKL_NUM_THREADS": "1",
+            },
             cwd=ROOT,
         )
 

@@ -1,4 +1,4 @@
-"""The ledger: what the trainers were about to send against what the store holds, value by value."""
+"""The ledger: what the trainers were about to log against what the store holds, value by value."""
 
 from __future__ import annotations
 
@@ -49,10 +49,8 @@ class Ledger:
     original is missing).
     """
 
-    sent: int
-    accepted: int
+    logged: int
     stored: int
-    rejected: int
     nonfinite: int
     missing: int
     unexpected: int
@@ -60,18 +58,18 @@ class Ledger:
 
     @property
     def clean(self) -> bool:
-        """Whether the store holds exactly what was sent."""
+        """Whether the store holds exactly what was logged."""
         return self.missing == self.unexpected == self.doubled == 0
 
     def __str__(self) -> str:
         """The account in one line, to be read by people and programs."""
         return (
-            f"ledger: sent={self.sent} accepted={self.accepted} stored={self.stored} "
-            f"rejected={self.rejected} nonfinite={self.nonfinite} missing={self.missing}"
+            f"ledger: logged={self.logged} stored={self.stored} "
+            f"nonfinite={self.nonfinite} missing={self.missing}"
         )
 
 
-def sent_cells(rows: Iterable[Row]) -> Cells:
+def logged_cells(rows: Iterable[Row]) -> Cells:
     """What must be in the store: the values of these rows, and the step of each."""
     cells: set[Cell] = set()
     for row in rows:
@@ -102,22 +100,17 @@ def stored_cells(reader: StoreReader, namespace: str, experiment: str) -> Cells:
     return Cells(frozenset(cells), nonfinite, doubled)
 
 
-def compare(sent: Cells, stored: Cells, *, accepted: int, rejected: int) -> Ledger:
-    """The account of both sides; accepted and rejected are rows, as the gateway answered.
-
-    A row counts as stored when all its finite values are.
-    """
-    missing = sent.cells - stored.cells
-    rows = {cell.row for cell in sent.cells}
+def compare(logged: Cells, stored: Cells) -> Ledger:
+    """The account of both sides. A row counts as stored when all its finite values are."""
+    missing = logged.cells - stored.cells
+    rows = {cell.row for cell in logged.cells}
     incomplete = {cell.row for cell in missing if not isinstance(cell.value, str)}
     return Ledger(
-        sent=len(rows),
-        accepted=accepted,
+        logged=len(rows),
         stored=len(rows) - len(incomplete),
-        rejected=rejected,
         nonfinite=stored.nonfinite,
         missing=len(missing),
-        unexpected=len(stored.cells - sent.cells),
+        unexpected=len(stored.cells - logged.cells),
         doubled=stored.doubled,
     )
 

@@ -6,22 +6,25 @@ import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from stepclock import Receipt
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """One trainer's state. steps is the number of steps trained; loss and accuracy may be NaN."""
+    """One trainer's state. steps is the number of steps trained; loss and accuracy may be NaN.
+
+    acknowledged: lines that the gateway has taken. limited: its answers 429. done: it trains no
+    more, and sends no more. receipt: of the run that is finished.
+    """
 
     steps: int = 0
     loss: float = float("nan")
     accuracy: float = float("nan")
-    accepted: int = 0
-    rejected: int = 0
+    acknowledged: int = 0
     limited: int = 0
-    limited_s: float = 0.0
-    retried: int = 0
-    last_fault: str | None = None
+    last_error: str = ""
     done: bool = False
-    problem: str | None = None
+    receipt: Receipt | None = None
 
     def write(self, path: Path) -> None:
         """Replace the file, such that a reader sees the old state or the new one."""
@@ -36,4 +39,6 @@ def read(path: Path) -> Progress:
         text = path.read_text("utf-8")
     except FileNotFoundError:
         return Progress()
-    return Progress(**json.loads(text))
+    document = json.loads(text)
+    receipt = document.pop("receipt")
+    return Progress(**document, receipt=Receipt(**receipt) if receipt else None)

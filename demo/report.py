@@ -1,4 +1,4 @@
-"""The report at the end: a table of runs, their curves, and the figures."""
+"""The report at the end: a table of runs, their curves, the figures, and the receipts."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def runs_table(plan: Plan, stored: Cells, progress: Mapping[str, Progress]) -> T
             _number(max(_finite(accuracy), default=None)),
             _last(accuracy),
             f"{nonfinite:,}" if nonfinite else "",
-            f"{state.limited}, {state.limited_s:.0f} s" if state.limited else "",
+            f"{state.limited}" if state.limited else "",
         )
     return table
 
@@ -46,27 +46,43 @@ def figures(
     plan: Plan, stored: Cells, progress: Mapping[str, Progress], *, took_s: float, latencies: str
 ) -> Table:
     """Throughput, latency and what the rate limit did, one line each."""
-    states = progress.values()
-    accepted = sum(state.accepted for state in states)
+    steps = sum(state.steps for state in progress.values())
     table = Table.grid(padding=(0, 2))
     table.add_row(
         "throughput",
-        f"{accepted / took_s:,.0f} steps/s, {len(stored.cells) / took_s:,.0f} values/s "
+        f"{steps / took_s:,.0f} steps/s, {len(stored.cells) / took_s:,.0f} values/s "
         f"over {took_s:.1f} s from {len(plan.runs)} processes",
     )
     table.add_row("end to end", f"{latencies}, from receipt at the gateway to stored")
     for run in plan.runs:
         state = progress[run.name]
         if state.limited:
-            table.add_row(
-                "rate limit",
-                f"{run.name} was told to wait {state.limited} times, {state.limited_s:.0f} s "
-                f"in all, and had {state.accepted:,} of {state.steps:,} steps accepted",
-            )
+            table.add_row("rate limit", f"{run.name} was told to wait {state.limited} times")
+        if state.last_error:
+            table.add_row("trouble", f"{run.name}: {state.last_error}")
+    return table
+
+
+def receipts_table(plan: Plan, progress: Mapping[str, Progress]) -> Table:
+    """What the client says became of each run: its receipt."""
+    table = Table(title="Receipts: what became of each run")
+    table.add_column("run", no_wrap=True)
+    for heading in ("steps logged", "lines", "stored"):
+        table.add_column(heading, justify="right")
+    table.add_column("not stored")
     for run in plan.runs:
-        state = progress[run.name]
-        if state.last_fault:
-            table.add_row("sent again", f"{run.name}: {state.retried} times; {state.last_fault}")
+        receipt = progress[run.name].receipt
+        if receipt is None:
+            table.add_row(run.name, "-", "-", "-", "it gave no receipt")
+            continue
+        missing = ", ".join(f"{count:,} {where}" for where, count in receipt.missing.items())
+        table.add_row(
+            run.name,
+            f"{receipt.logged:,}",
+            f"{receipt.lines:,}",
+            f"{receipt.stored:,}",
+            missing,
+        )
     return table
 
 

@@ -10,9 +10,8 @@ from pathlib import Path
 from rich.console import Console
 
 from demo.backends import Backends, native_backends
-from demo.demonstration import DemoFailed, demonstrate
+from demo.demonstration import DemoFailed, Outcome, demonstrate
 from demo.gateway import ReadFailed
-from demo.ledger import Ledger
 from demo.pipeline import Pipeline, start_embedded
 from demo.plan import make_plan
 from demo.real import start_real
@@ -34,7 +33,7 @@ def show(
     backends: Backends | None,
     output: Console,
     screen: Console,
-) -> Ledger:
+) -> Outcome:
     """Train for about so many seconds and account for every step; `folder` takes all files.
 
     With `backends` the real parts run on these, else with `real` on native ones, else all is

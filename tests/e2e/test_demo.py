@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import stepclock
 
 import native.kafka
 from native.influxd_binary import binary as influxd_binary
@@ -19,10 +20,16 @@ from native.influxd_binary import binary as influxd_binary
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parents[2]
-LEDGER = re.compile(
-    r"ledger: sent=(\d+) accepted=(\d+) stored=(\d+) rejected=0 nonfinite=(\d+) missing=0"
-)
+LEDGER = re.compile(r"ledger: logged=(\d+) stored=(\d+) nonfinite=(\d+) missing=0")
+#: A row of the table of receipts: run, steps logged, lines, lines stored, nothing else.
+RECEIPT = re.compile(r"│ (\S+) +│ +([\d,]+) │ +([\d,]+) │ +([\d,]+) │ +│")
+RUNS = {"lr-0.02", "lr-0.1", "lr-0.5", "lr-8", "guest-lr-0.2"}
 DEADLINE_S = 60.0
+
+
+@pytest.fixture(autouse=True)
+def _client(monkeypatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(Path(stepclock.__file__).parents[1]))
 
 
 def command(*options: str) -> list[str]:
@@ -40,20 +47,24 @@ def processes_of(folder: Path) -> Iterator[int]:
             yield int(process.name)
 
 
-def check_report(finished: subprocess.CompletedProcess[str]) -> re.Match[str]:
+def check_report(finished: subprocess.CompletedProcess[str]) -> None:
     assert finished.returncode == 0, finished.stderr
     last_line = finished.stdout.splitlines()[-1]
     ledger = LEDGER.fullmatch(last_line)
     assert ledger is not None, last_line
-    sent, accepted, stored, nonfinite = map(int, ledger.groups())
-    assert sent == accepted == stored > 0
+    logged, stored, nonfinite = map(int, ledger.groups())
+    assert logged == stored > 0
     assert nonfinite > 0
-    for run in ("lr-0.02", "lr-0.1", "lr-0.5", "lr-8", "guest-lr-0.2"):
-        assert run in finished.stdout
+    receipts = {
+        run: [int(count.replace(",", "")) for count in counts]
+        for run, *counts in RECEIPT.findall(finished.stdout)
+    }
+    assert receipts.keys() == RUNS
+    assert all(lines == stored for _steps, lines, stored in receipts.values())
+    assert sum(steps for steps, _lines, _stored in receipts.values()) == logged
     assert "train/loss by step" in finished.stdout
     assert re.search(r"p50 .* to .*, p99 .* to .* m?s, from receipt", finished.stdout)
     assert re.search(r"guest-lr-0\.2 was told to wait \d+ times", finished.stdout)
-    return ledger
 
 
 def run(
@@ -70,7 +81,7 @@ def run(
     )
 
 
-def test_the_demo_ends_with_a_ledger_in_which_nothing_is_missing(tmp_path) -> None:
+def test_the_demo_ends_with_receipts_and_a_ledger_in_which_nothing_is_missing(tmp_path) -> None:
     check_report(run("2", folder=tmp_path))
     assert not list(processes_of(tmp_path))
 

@@ -29,12 +29,13 @@ def test_a_folder_that_is_not_empty_is_refused_because_old_rows_would_count(app,
     assert "new or empty" in result.stderr
 
 
-def test_without_its_extra_the_demo_says_how_to_install_it(app, monkeypatch) -> None:
+@pytest.mark.parametrize("module", ["plotext", "stepclock"])
+def test_without_what_it_needs_the_demo_says_how_to_install_it(app, monkeypatch, module) -> None:
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "plotext" else find(name)
+        importlib.util, "find_spec", lambda name: None if name == module else find(name)
     )
     result = CliRunner().invoke(app, [])
     assert result.exit_code == 2
-    assert "needs plotext" in result.stderr
-    assert "stepclock-server[demo]" in result.stderr
+    assert f"needs {module}" in result.stderr
+    assert "'.[demo]' -e ./client" in result.stderr

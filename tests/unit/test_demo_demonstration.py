@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
-import math
 import threading
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
+import stepclock
 from rich.console import Console
 
 from demo.demonstration import DemoFailed, demonstrate
 from demo.pipeline import Pipeline, Service
 from demo.plan import Plan, make_plan
 from native.process import Process
+from schemas.line_protocol import field_value, parse
 from schemas.store import StoredPoint
 
 pytestmark = pytest.mark.slow
@@ -32,41 +36,36 @@ stepclock_consumer_end_to_end_seconds_bucket{le="+Inf"} 100
 
 @dataclass
 class DictionaryGateway:
-    """Takes rows and reads them back; `keeps` decides what becomes of an accepted row."""
+    """Takes lines and reads them back; `keeps` decides what becomes of an accepted point."""
 
-    keeps: Callable[[dict[str, Any]], bool] = lambda _row: True
+    keeps: Callable[[StoredPoint], bool] = lambda _point: True
     limited_key: str = "guest-key"
-    raw: list[StoredPoint] = field(default_factory=list)
-    events: list[StoredPoint] = field(default_factory=list)
+    stored: dict[str, list[StoredPoint]] = field(default_factory=lambda: defaultdict(list))
     limits: int = 3
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def raw(self) -> list[StoredPoint]:
+        return self.stored["raw"]
+
+    @property
+    def nonfinite(self) -> list[StoredPoint]:
+        return [point for point in self.stored["events"] if point.experiment == "nonfinite"]
 
     def points(
         self, _namespace: str, retention_class: str, experiment: str
     ) -> Iterator[StoredPoint]:
-        points = {"raw": self.raw, "events": self.events}[retention_class]
-        return iter([point for point in points if point.experiment == experiment])
+        return iter([p for p in self.stored[retention_class] if p.experiment == experiment])
 
-    def take(self, key: str, rows: list[dict[str, Any]]) -> tuple[int, dict[str, Any]]:
+    def take(self, key: str, retention_class: str, lines: list[bytes]) -> tuple[int, str]:
         with self.lock:
             if key == f"Bearer {self.limited_key}" and self.limits:
                 self.limits -= 1
-                return 429, {"title": "too many requests"}
-            for row in rows:
-                if self.keeps(row):
-                    self.store(row)
-        return 202, {"accepted": len(rows), "stamped": 0, "rejected": [], "receipt": "r"}
-
-    def store(self, row: dict[str, Any]) -> None:
-        tags = {"run": row["run"], "rank": str(row["rank"])}
-        finite = {m: v for m, v in row["values"].items() if math.isfinite(v)}
-        fields = {**finite, "step": row["step"]}
-        self.raw.append(StoredPoint(row["experiment"], tags, row["time"], fields))
-        for metric in row["values"].keys() - finite.keys():
-            kind = str(row["values"][metric])
-            more = {"experiment": row["experiment"], "metric": metric, "kind": kind}
-            fields = {"count": 1.0, "step": row["step"]}
-            self.events.append(StoredPoint("nonfinite", tags | more, row["time"], fields))
+                return 429, "too many requests"
+            for point in map(point_of, lines):
+                if self.keeps(point):
+                    self.stored[retention_class].append(point)
+        return 204, ""
 
     def series(self) -> dict[str, Any]:
         runs: dict[str, list[tuple[int, float]]] = {}
@@ -84,6 +83,13 @@ class DictionaryGateway:
         }
 
 
+def point_of(text: bytes) -> StoredPoint:
+    line = parse(text)
+    tags = {key.decode(): value.decode() for key, value in line.tags}
+    fields = {key.decode(): field_value(token) for key, token in line.fields}
+    return StoredPoint(line.measurement.decode(), tags, line.time or 0, fields)
+
+
 @pytest.fixture
 def gateway() -> DictionaryGateway:
     return DictionaryGateway()
@@ -95,14 +101,22 @@ def pipeline(gateway, tmp_path) -> Iterator[Pipeline]:
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            status, answer = gateway.take(self.headers["Authorization"], body["rows"])
-            self.answer(status, json.dumps(answer))
+            body = self.rfile.read(int(self.headers["Content-Length"]))
+            if self.headers["Content-Encoding"] == "gzip":
+                body = gzip.decompress(body)
+            path, _, retention_class = self.path.partition("?bucket=")
+            assert path == "/api/v2/write"
+            self.answer(
+                *gateway.take(self.headers["Authorization"], retention_class, body.split(b"\n"))
+            )
 
         def do_GET(self) -> None:
             path, _, query = self.path.partition("?")
             if path == "/metrics":
                 self.answer(200, LATENCIES)
+                return
+            if path.startswith("/api/v1/receipts/"):
+                self.answer(200, '{"settled": true, "stored": true, "rejected": []}')
                 return
             assert path == "/api/v1/experiments/digits/series"
             assert query == "metric=train%2Floss&clock=step&points=80"
@@ -111,7 +125,10 @@ def pipeline(gateway, tmp_path) -> Iterator[Pipeline]:
 
         def answer(self, status: int, text: str) -> None:
             self.send_response(status)
-            self.send_header("Content-Length", str(len(text)))
+            if status == 204:
+                self.send_header("Stepclock-Receipt", "1.raw-0-1")
+            else:
+                self.send_header("Content-Length", str(len(text)))
             if status == 429:
                 self.send_header("Retry-After", "1")
             self.end_headers()
@@ -137,27 +154,36 @@ def plan() -> Plan:
     return make_plan("digits", steps=300, steps_per_s=600.0)
 
 
-def run_demonstration(pipeline, plan, folder, **options):
-    output, screen = io.StringIO(), io.StringIO()
-    ledger = demonstrate(
-        pipeline,
-        plan,
-        folder / "runs",
-        output=Console(file=output, width=110),
-        screen=Console(file=screen, width=110),
-        **options,
-    )
-    return ledger, output.getvalue(), screen.getvalue()
+@pytest.fixture
+def run_demonstration(pipeline, plan, tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(stepclock.__file__).parents[1]))
+
+    def run(plan=plan, **options):
+        output, screen = io.StringIO(), io.StringIO()
+        outcome = demonstrate(
+            pipeline,
+            plan,
+            tmp_path / "runs",
+            output=Console(file=output, width=110),
+            screen=Console(file=screen, width=110),
+            **options,
+        )
+        return outcome, output.getvalue(), screen.getvalue()
+
+    return run
 
 
-def test_a_pipeline_without_fault_ends_in_a_clean_ledger_and_a_report(
-    gateway, pipeline, plan, tmp_path
+def test_a_pipeline_without_fault_ends_in_good_receipts_a_clean_ledger_and_a_report(
+    gateway, plan, run_demonstration
 ) -> None:
-    ledger, output, screen = run_demonstration(pipeline, plan, tmp_path)
-    assert ledger.clean
-    assert ledger.sent == ledger.accepted == ledger.stored == len(gateway.raw)
-    assert ledger.rejected == 0
-    assert ledger.nonfinite == len(gateway.events) > 0
+    outcome, output, screen = run_demonstration()
+    assert outcome.clean
+    assert all(receipt.ok for receipt in outcome.receipts.values())
+    assert outcome.receipts.keys() == {run.name for run in plan.runs}
+    ledger = outcome.ledger
+    assert ledger.logged == ledger.stored == len(gateway.raw)
+    assert ledger.logged == sum(receipt.logged for receipt in outcome.receipts.values())
+    assert ledger.nonfinite == len(gateway.nonfinite) > 0
     for run in plan.runs:
         assert run.name in output
     assert "train/loss by step" in output
@@ -167,21 +193,35 @@ def test_a_pipeline_without_fault_ends_in_a_clean_ledger_and_a_report(
     assert "trained" in screen
 
 
-def test_a_row_that_is_acknowledged_and_lost_is_missing_in_the_ledger(
-    gateway, pipeline, plan, tmp_path
+def test_a_row_that_a_receipt_calls_stored_and_the_store_lacks_is_missing_in_the_ledger(
+    gateway, run_demonstration
 ) -> None:
-    gateway.keeps = lambda row: (row["run"], row["step"]) != ("lr-0.1", 17)
-    ledger, _output, screen = run_demonstration(pipeline, plan, tmp_path, settle_timeout_s=0.5)
-    assert ledger.missing == 5  # step, loss, accuracy, learning rate, norm of the gradient
-    assert ledger.stored == ledger.sent - 1
-    assert ledger.accepted == ledger.sent
-    assert not ledger.clean
-    assert "stored" in screen
+    gateway.keeps = lambda point: (
+        (point.tags.get("run"), point.fields.get("step"), point.experiment)
+        != ("lr-0.1", 17, "digits")
+    )
+    outcome, _output, _screen = run_demonstration()
+    assert all(receipt.ok for receipt in outcome.receipts.values())
+    assert outcome.ledger.missing == 5  # step, loss, accuracy, learning rate, norm of the gradient
+    assert outcome.ledger.stored == outcome.ledger.logged - 1
+    assert not outcome.clean
 
 
-def test_trainers_that_are_refused_fail_the_demo_with_the_gateways_words(
-    gateway, pipeline, plan, tmp_path
+def test_trainers_that_are_refused_train_to_the_end_and_nothing_is_called_stored(
+    gateway, plan, run_demonstration
 ) -> None:
-    gateway.take = lambda _key, _rows: (401, {"title": "the key is not known"})
-    with pytest.raises(DemoFailed, match=r"401.*the key is not known"):
-        run_demonstration(pipeline, plan, tmp_path, settle_timeout_s=0.0)
+    gateway.take = lambda *_request: (401, "the key is not known")
+    outcome, output, _screen = run_demonstration(finish_s=1.0)
+    assert outcome.ledger.logged > 0 == outcome.ledger.stored
+    for receipt in outcome.receipts.values():
+        assert receipt.stored == 0
+        assert receipt.missing == {"unsent": receipt.lines}
+    assert not outcome.clean
+    for run in plan.runs:
+        assert f"{run.name}: 401: the key is not known" in output
+
+
+def test_a_trainer_that_breaks_fails_the_demo_with_its_last_words(plan, run_demonstration) -> None:
+    broken = replace(plan, experiment="_reserved")
+    with pytest.raises(DemoFailed, match=r"(?s)lr-0\.1: .*the name is reserved"):
+        run_demonstration(plan=broken)

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 import pytest
+import stepclock
 
 from demo import rows
 from demo.fleet import Fleet
@@ -14,10 +15,12 @@ KEYS = {"demo": "demo-key", "guest": "guest-key"}
 
 
 @pytest.fixture
-def fleet(tmp_path) -> Fleet:
+def fleet(tmp_path, monkeypatch) -> Fleet:
+    monkeypatch.setenv("PYTHONPATH", str(Path(stepclock.__file__).parents[1]))
     # Port 9 (discard) takes no connections: the trainers go on trying until they are ended.
     plan = make_plan("digits", steps=100_000, steps_per_s=200.0)
-    return Fleet(plan, tmp_path / "runs", gateways=["http://127.0.0.1:9"], keys=KEYS)
+    gateways = ["http://127.0.0.1:9"]
+    return Fleet(plan, tmp_path / "runs", gateways=gateways, keys=KEYS, finish_s=60.0)
 
 
 def wait_until_recorded(fleet: Fleet) -> None:
@@ -44,5 +47,7 @@ def test_the_key_is_not_on_the_command_line_nor_in_any_file(fleet, tmp_path) -> 
         wait_until_recorded(fleet)
         for process in fleet._processes.values():
             assert b"-key" not in Path(f"/proc/{process.pid}/cmdline").read_bytes()
-    for path in (tmp_path / "runs").iterdir():
+    files = [path for path in (tmp_path / "runs").rglob("*") if path.is_file()]
+    assert any(path.suffix == ".seg" for path in files), "the spool is among them"
+    for path in files:
         assert b"-key" not in path.read_bytes()

@@ -5,20 +5,22 @@ import math
 
 import pytest
 from rich.console import Console
+from stepclock import Receipt
 
 from demo.chart import loss_chart
 from demo.display import Display
 from demo.gateway import Curve
-from demo.ledger import sent_cells
+from demo.ledger import logged_cells
 from demo.plan import GUEST_POINTS_PER_S, Plan, make_plan
 from demo.progress import Progress
 from demo.progress import read as read_progress
-from demo.report import figures, runs_table
+from demo.report import figures, receipts_table, runs_table
 from demo.rows import Row
 
 PLAN = make_plan("digits", steps=1000, steps_per_s=250.0)
-STATES = {run.name: Progress(steps=10, accepted=10, done=True) for run in PLAN.runs}
+STATES = {run.name: Progress(steps=10, acknowledged=12, done=True) for run in PLAN.runs}
 GUEST_RUN = PLAN.runs[-1]
+RECEIPT = Receipt("lr-8", logged=3, lines=9, stored=9)
 
 
 def printed(renderable: object) -> str:
@@ -28,7 +30,7 @@ def printed(renderable: object) -> str:
 
 
 def stored(run: str, metrics: list[dict[str, float]]):
-    return sent_cells(Row("digits", run, 0, step, step, m) for step, m in enumerate(metrics))
+    return logged_cells(Row(run, 0, step, m) for step, m in enumerate(metrics))
 
 
 def test_the_guest_wants_to_send_more_than_its_limit() -> None:
@@ -61,19 +63,36 @@ def test_the_table_tells_best_and_last_values_and_nonfinite_events() -> None:
 
 
 def test_a_run_of_which_nothing_is_stored_is_in_the_table_all_the_same() -> None:
-    text = printed(runs_table(PLAN, sent_cells([]), STATES))
+    text = printed(runs_table(PLAN, logged_cells([]), STATES))
     assert all(run.name in text for run in PLAN.runs)
 
 
 def test_figures_tell_throughput_and_what_the_rate_limit_did() -> None:
-    states = {**STATES, GUEST_RUN.name: Progress(steps=90, accepted=90, limited=4, limited_s=6.5)}
+    states = {**STATES, GUEST_RUN.name: Progress(steps=90, limited=4)}
     cells = stored("lr-0.1", [{"train/loss": 1.0}] * 10)
     text = printed(figures(PLAN, cells, states, took_s=2.0, latencies="p50 10 to 25 ms"))
     assert "65 steps/s, 10 values/s over 2.0 s" in text
     assert "p50 10 to 25 ms" in text
     assert f"{GUEST_RUN.name} was told to wait 4 times" in text
-    assert "90 of 90 steps" in text
-    assert "sent again" not in text
+    assert "trouble" not in text
+
+
+def test_figures_tell_what_last_went_wrong_on_the_way() -> None:
+    states = {**STATES, GUEST_RUN.name: Progress(steps=90, last_error="503: the log is away")}
+    text = printed(figures(PLAN, stored("lr-0.1", []), states, took_s=2.0, latencies=""))
+    assert f"{GUEST_RUN.name}: 503: the log is away" in text
+
+
+def test_a_receipt_tells_how_many_lines_are_stored_and_where_the_others_are() -> None:
+    receipt = Receipt("lr-0.1", logged=1000, lines=1015, stored=1010, unsent=4, unsettled=1)
+    states = {**STATES, "lr-0.1": Progress(receipt=receipt)}
+    lines = printed(receipts_table(PLAN, states)).splitlines()
+    (line,) = [line for line in lines if "lr-0.1" in line]
+    assert [cell.strip() for cell in line.strip("│").split("│")] == [
+        "lr-0.1", "1,000", "1,015", "1,010", "4 unsent, 1 unsettled",
+    ]  # fmt: skip
+    (line,) = [line for line in lines if "lr-0.5" in line]
+    assert "it gave no receipt" in line
 
 
 def test_curves_are_drawn_with_their_names_and_a_logarithmic_scale() -> None:
@@ -129,8 +148,8 @@ def test_on_a_terminal_a_table_shows_every_run_and_what_happened(clock) -> None:
 def test_progress_comes_back_from_its_file_nan_included(tmp_path) -> None:
     path = tmp_path / "lr-8.progress.json"
     assert read_progress(path) == read_progress(path) or math.isnan(read_progress(path).loss)
-    Progress(steps=3, loss=math.inf, accuracy=0.5, problem="x").write(path)
-    assert read_progress(path) == Progress(steps=3, loss=math.inf, accuracy=0.5, problem="x")
+    Progress(steps=3, loss=math.inf, accuracy=0.5, receipt=RECEIPT).write(path)
+    assert read_progress(path) == Progress(steps=3, loss=math.inf, accuracy=0.5, receipt=RECEIPT)
     Progress(steps=4).write(path)
     assert math.isnan(read_progress(path).loss)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]
