@@ -1,0 +1,176 @@
+"""A job of the client killed by SIGTERM and resumed 200 steps back: through the embedded server."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import stepclock
+
+from embedded.store import SqliteStore
+from native.ports import LOOPBACK
+from native.proxy import Proxy
+from schemas.keys import new_key
+from schemas.keys_file import dump
+from schemas.store import Clock, SeriesQuery
+from tests.deadline import eventually
+from tests.e2e.chain import service
+
+CLIENT = Path(stepclock.__file__).parents[1]
+
+FIRST = """
+    run = stepclock.init("resnet", run_id="r", attempt=0, tags={"node": "n1"}, config={"lr": 0.1})
+    for step in range(600):
+        run.log({"loss": 1.0}, step)
+    assert run.flush(timeout=20)
+    print("sent", flush=True)
+    sys.stdin.readline()  # the network goes
+    for step in range(600, 1000):
+        run.log({"loss": 1.0}, step)
+    print("logged", flush=True)
+    time.sleep(60)
+"""
+
+#: Its checkpoint is of step 800; from there on it logs each fifth step.
+SECOND = """
+    run = stepclock.init("resnet", run_id="r", attempt=1, tags={"node": "n2"})
+    for step in range(800, 1200, 5):
+        run.log({"loss": 2.0}, step)
+    receipt = run.finish(timeout=30)
+    print(json.dumps(vars(receipt) | {"ok": receipt.ok}))
+"""
+
+
+@pytest.fixture
+def server(tmp_path):
+    folder = tmp_path / "server"
+    folder.mkdir()
+    key, record = new_key("e2e")
+    (folder / "keys.toml").write_text(dump([record]))
+    environment = {
+        "STEPCLOCK_DATA_DIR": str(folder),
+        "STEPCLOCK_KEYS_FILE": str(folder / "keys.toml"),
+        "STEPCLOCK_JANITOR_INTERVAL_S": "0.2",
+        "STEPCLOCK_CANARY_S": "0",
+    }
+    running = service("serve", ["admin", "serve"], folder, environment)
+    running.key = key
+    yield running
+    running.process.stop()
+
+
+@pytest.fixture
+def network(server):
+    """The first job's way to the server."""
+    with Proxy(LOOPBACK, int(server.url.rpartition(":")[2])) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def store(server, tmp_path):
+    with closing(SqliteStore(tmp_path / "server" / "store.db")) as reader:
+        yield reader
+
+
+@pytest.fixture
+def job(server, tmp_path):
+    """Starts a training job with a spool of its own, as on a node of its own."""
+    started = []
+
+    def start(code, spool, endpoint):
+        environment = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("STEPCLOCK_")},
+            "PYTHONPATH": str(CLIENT),
+            "HOME": str(tmp_path),
+            "STEPCLOCK_ENDPOINT": endpoint,
+            "STEPCLOCK_TOKEN": server.key,
+            "STEPCLOCK_SPOOL_DIR": str(tmp_path / spool),
+            "STEPCLOCK_SEND_INTERVAL": "0.05",
+        }
+        popen = subprocess.Popen(
+            [sys.executable, "-c", f"import json, sys, time, stepclock\n{textwrap.dedent(code)}"],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(popen)
+        return popen
+
+    yield start
+    for popen in started:
+        with popen:
+            popen.kill()
+
+
+def shown(reader, retention_class):
+    """Attempt, node and step of every point, in the order of attempts and steps."""
+    return sorted(
+        (p.tags["attempt"], p.tags.get("node", ""), p.fields["step"])
+        for p in reader.points("stepclock", retention_class, "resnet", "r")
+    )
+
+
+def state(reader):
+    """State, first and last step that the newest line of each attempt names."""
+    lines = sorted(
+        reader.points("stepclock", "events", "run_state", "r"), key=lambda point: point.time_ns
+    )
+    fields = ("state", "first_step", "step")
+    return {p.tags["attempt"]: tuple(p.fields.get(name) for name in fields) for p in lines}
+
+
+def test_a_resumed_job_is_one_clean_curve_by_step_and_both_attempts_by_wall_time(
+    server, network, store, job, tmp_path
+):
+    first = job(FIRST, "spool-n1", f"http://{LOOPBACK}:{network.port}")
+    assert first.stdout.readline() == "sent\n"
+    network.cut()
+    first.stdin.write("\n")
+    first.stdin.flush()
+    assert first.stdout.readline() == "logged\n"
+    first.terminate()
+    first.communicate(timeout=30)
+    assert first.returncode == -signal.SIGTERM
+    assert shown(store, "raw") == [("0", "n1", step) for step in range(600)]
+
+    second = job(SECOND, "spool-n2", server.url)
+    out, err = second.communicate(timeout=60)
+    receipt = json.loads(out)
+    assert receipt["ok"], out + err
+    assert (receipt["state"], receipt["logged"]) == ("finished", 80)
+    assert eventually(lambda: state(store)["1"] == ("finished", 800, 1195))
+
+    # The first node comes back, and what lay on its disk is sent.
+    [result] = stepclock.sync(tmp_path / "spool-n1", endpoint=server.url, token=server.key)
+    assert result.ok, result
+    assert result.sent >= 400 + 1  # its last steps, and that it was preempted
+    assert result.stored == sum(
+        point.fields["points"]
+        for point in store.points("stepclock", "events", "delivery")
+        if point.tags["stream"] == result.stream
+    )
+    assert not list((tmp_path / "spool-n1").iterdir())
+    assert state(store)["0"] == ("preempted", 0, 999)
+
+    resumed = range(800, 1200, 5)
+    by_time = [("0", "n1", n) for n in range(1000)] + [("1", "n2", n) for n in resumed]
+    assert shown(store, "raw") == by_time
+    by_step = [("0", "", n) for n in range(800)] + [("1", "", n) for n in resumed]
+    assert eventually(lambda: shown(store, "steps") == by_step)
+
+    query = SeriesQuery("stepclock", "resnet", "loss", points=100_000)
+    (curve,) = store.series(query)
+    assert curve.t == (*range(800), *resumed)
+    assert curve.mean == (1.0,) * 800 + (2.0,) * 80
+    assert set(curve.count) == {1}, "each step stands once"
+    (wall,) = store.series(
+        SeriesQuery("stepclock", "resnet", "loss", clock=Clock.WALL, points=100_000)
+    )
+    assert sum(wall.count) == 1080
