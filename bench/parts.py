@@ -17,6 +17,7 @@ from bench import (
     growth,
     isolation,
     postgres,
+    ranks,
     rate_limit,
     rebalance,
     scaling,
@@ -163,6 +164,15 @@ PARTS: tuple[Part[Any], ...] = (
         "`make bench-postgres`.",
         postgres.Plan(),
         postgres.measure,
+        reported=False,
+    ),
+    Part(
+        "ranks",
+        "A job of 64 ranks that log 100 metrics 10 times a second, through one gateway.",
+        "Nothing of a job of 64 ranks, each with 100 metrics at 10 steps/s, is missing: by the "
+        "receipt of each rank, and by every value that either view of the store holds.",
+        ranks.Plan(),
+        ranks.measure,
         reported=False,
     ),
 )
