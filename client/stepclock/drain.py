@@ -103,6 +103,14 @@ class Drain:
                 lambda: self.turns >= goal or not self.thread.is_alive(), within_s
             )
 
+    def pause_s(self, took_s: float) -> float:
+        """Seconds until the next turn, so that a row of now is in the spool in time.
+
+        took_s: what the last turn took, and the next one will. A twentieth is for the timer.
+        """
+        interval_s = self._settings.flush_interval
+        return max(interval_s / 2, 0.95 * interval_s - 2 * took_s)
+
     def _encode(self, items: list[Any]) -> None:
         encoder, writer = self.encoder, self._writer
         failed = encoder.failed
@@ -168,11 +176,12 @@ class Drain:
         stopped = False
         while not stopped:
             stopped = self._stopped
+            began = self._now()
             self.turn()
             with self._changed:
                 self._changed.notify_all()
             if not stopped:
-                self._wake.wait(self._settings.flush_interval)
+                self._wake.wait(self.pause_s(self._now() - began))
                 self._wake.clear()
         self._writer.close()
         with self._changed:
