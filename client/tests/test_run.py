@@ -10,10 +10,10 @@ import time
 from pathlib import Path
 
 import pytest
+from spools import all_lines, spooled
 
 import stepclock
 from stepclock import process
-from stepclock.spool import Stream, chunks
 
 CLIENT = Path(stepclock.__file__).parents[1]
 
@@ -31,22 +31,6 @@ def no_run_is_left():
 def begin(experiment="e", **arguments):
     arguments = {"mode": "offline", "handle_signals": False, "system_interval": 0, **arguments}
     return stepclock.init(experiment, **arguments)
-
-
-def spooled(class_name="raw"):
-    """Lines in all spools by stream."""
-    found = {}
-    for folder in sorted(Path(os.environ["STEPCLOCK_SPOOL_DIR"]).iterdir()):
-        lines = found.setdefault(Stream.read(folder).name, [])
-        for path in sorted(folder.glob("*.seg")):
-            for chunk in chunks(path.read_bytes()):
-                if chunk.class_name == class_name:
-                    lines += chunk.payload.decode().split("\n")
-    return found
-
-
-def all_lines(class_name="raw"):
-    return [line for lines in spooled(class_name).values() for line in lines]
 
 
 def steps():

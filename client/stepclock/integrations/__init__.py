@@ -1,0 +1,1 @@
+"""Hooks for frameworks, each in a module that imports its framework when it is imported itself."""
