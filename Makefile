@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-real serve test test-fast test-faults fuzz services check format bench bench-postgres budgets test-integrations lock clean
+.PHONY: help install demo demo-real serve test test-fast test-faults fuzz services check format bench bench-postgres budgets test-integrations bench-client lock clean
 
 help: ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -82,12 +82,20 @@ $(VENV)/.bench: locks/bench.txt | $(STAMP)
 budgets: $(STAMP) ## instructions of hot functions and memory of a request, against bench/budgets.toml
 	$(BIN)/python -m bench budgets
 
+CLIENTS := .venv-bench-client
+
+bench-client: $(STAMP) $(CLIENTS)/.installed ## stepclock beside Trackio, wandb, MLflow, ... (about 6 minutes, Linux)
+	PYTHONPATH=.:client $(BIN)/python client/bench --python $(CLIENTS)/bin/python \
+		--write client/bench/README.md $(ARGS)
+
 FRAMEWORKS := .venv-integrations
 
 test-integrations: $(FRAMEWORKS)/.installed ## the client under transformers and lightning (some gigabytes)
 	$(FRAMEWORKS)/bin/python -m pytest client/tests/test_huggingface.py client/tests/test_lightning.py
 
+$(CLIENTS)/.installed: locks/bench-client.txt
 $(FRAMEWORKS)/.installed: locks/integrations.txt
+$(CLIENTS)/.installed $(FRAMEWORKS)/.installed:
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes -r $<
 	@touch $@
@@ -102,10 +110,12 @@ lock: ## renew the lock files (needs uv)
 	uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		--universal --python-version 3.11 --group bench -o locks/bench.txt
 	uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header \
+		--universal --python-version 3.11 --group client/pyproject.toml:bench -o locks/bench-client.txt
+	uv pip compile -q --upgrade --generate-hashes --no-emit-index-url --no-annotate --no-header \
 		--universal --python-version 3.11 --group client/pyproject.toml:integrations -o locks/integrations.txt
 
 clean: ## remove .venv and caches
-	rm -rf $(VENV) $(FRAMEWORKS) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
+	rm -rf $(VENV) $(CLIENTS) $(FRAMEWORKS) .mypy_cache .ruff_cache .pytest_cache .hypothesis build *.egg-info
 
 .PHONY: compose-up compose-down dashboards
 

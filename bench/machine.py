@@ -76,7 +76,7 @@ def description() -> list[str]:
     memory_kib = int(Path("/proc/meminfo").read_text().split("\n", 1)[0].split()[1])
     return [
         (
-            f"{os.cpu_count()} cores of {_cpu_model()}, {memory_kib / 1024**2:.1f} GiB of memory, "
+            f"{os.cpu_count()} cores of {cpu_model()}, {memory_kib / 1024**2:.1f} GiB of memory, "
             f"Linux {platform.release()}"
         ),
         f"Kafka {KAFKA_VERSION}, InfluxDB {INFLUXD_VERSION.removeprefix('v')}, "
@@ -85,7 +85,8 @@ def description() -> list[str]:
     ]
 
 
-def _cpu_model() -> str:
+def cpu_model() -> str:
+    """What the processor calls itself."""
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         name, _, value = line.partition(":")
         if name.strip() == "model name":
