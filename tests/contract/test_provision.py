@@ -177,7 +177,7 @@ def test_a_mapped_namespace_answers_without_naming_the_class(
     writer.write(namespace, "raw", b"e,run=r a=1 %d" % RECENT_NS, Precision.NS)
     writer.close()
     reader = InfluxReader(influx.url, influx.token, influx.org)
-    (tables,) = reader._ask(namespace, [], 'SHOW TAG VALUES FROM "e" WITH KEY = "run"')
+    (tables,) = reader.tables(namespace, [], 'SHOW TAG VALUES FROM "e" WITH KEY = "run"')
     reader.close()
     assert tables[0]["values"] == [["run", "r"]]
 

@@ -126,7 +126,7 @@ def test_lag_tells_records_members_and_the_age_of_what_waits(rig: Rig) -> None:
         assert "start one" in " ".join(found.advice)
         assert found.retention_left_h is not None
         assert 0.9 < found.retention_left_h <= 1
-        with rig.working(rig.settings()):
+        with rig.working(rig.settings(threads=1)):
             assert eventually(lambda: figures.look().lag == 0)
             assert figures.look().members == 1
         settled = report(figures.look(), waiting)
