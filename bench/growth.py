@@ -215,7 +215,8 @@ def _partitions(folder: Path, plan: Plan, database: InfluxDB, tell: Tell) -> lis
         Curve(
             "partitions",
             f"{count} consumers, worker s/M",
-            Growth.FLAT,
+            # Several that keep up share small fetches: each gets less out of one at a time.
+            Growth.FLAT if count == 1 else Growth.LINEAR,
             list(found.items()),
             short,
         )
