@@ -215,8 +215,7 @@ def _partitions(folder: Path, plan: Plan, database: InfluxDB, tell: Tell) -> lis
         Curve(
             "partitions",
             f"{count} consumers, worker s/M",
-            # Several that keep up share small fetches: each gets less out of one at a time.
-            Growth.FLAT if count == 1 else Growth.LINEAR,
+            Growth.FLAT,
             list(found.items()),
             short,
         )
