@@ -12,11 +12,11 @@ from consumers.dead_letters import DeadLetters
 from consumers.errors import ConsumerStopped, LossAccepted
 from consumers.views import WallView
 from consumers.worker import Worker
-from embedded.janitor_thread import JanitorThread
 from embedded.log import SqliteLog
 from embedded.log_publisher import SqlitePublisher
 from embedded.log_source import SqliteSource
 from embedded.progress import SqliteProgress
+from embedded.server_thread import ServerThread
 from embedded.settings import ServeSettings
 from embedded.store import SqliteStore
 from embedded.upkeep import Upkeep
@@ -46,64 +46,6 @@ def store_path(data_dir: Path) -> Path:
     return data_dir / "store.db"
 
 
-class WorkerThread(threading.Thread):
-    """The consumer's loop beside the HTTP server. If it fails, the process must end."""
-
-    def __init__(
-        self,
-        log: SqliteLog,
-        store: SqliteStore,
-        publisher: SqlitePublisher,
-        topics: list[str],
-        settings: ServeSettings,
-    ) -> None:
-        super().__init__(name="worker")
-        self._sqlite_log = log
-        self._store = store
-        self._publisher = publisher
-        self._topics = topics
-        self._settings = settings
-        self._stop_event = threading.Event()
-        self._server: HttpServer | None = None
-        self.failure: BaseException | None = None
-
-    def run(self) -> None:
-        """Work until stopped; the connections belong to this thread."""
-        try:
-            while not self._stop_event.is_set():
-                self._work()
-        except BaseException as exc:  # noqa: BLE001 - carried to the main thread, which ends with it
-            self.failure = exc
-            _log.critical("the worker failed, the server stops: %s", exc)
-            if self._server is not None:
-                self._server.stop()
-
-    def _work(self) -> None:
-        worker = Worker(
-            SqliteSource(self._sqlite_log, store_path(self._settings.data_dir)),
-            self._store,
-            DeadLetters(self._publisher),
-            topics=self._topics,
-            views=[WallView()],  # the embedded store keeps the step clock by itself
-            settings=self._settings,
-        )
-        try:
-            worker.run(self._stop_event)
-        except LossAccepted as exc:
-            _log.warning("%s", exc)
-
-    def watch(self, server: HttpServer) -> None:
-        """Have the server stop when the worker fails."""
-        self._server = server
-        if self.failure is not None:
-            server.stop()
-
-    def stop(self) -> None:
-        """Drain and end."""
-        self._stop_event.set()
-        self.join()
-
-
 def run(settings: ServeSettings) -> int:
     """Serve until SIGTERM (0) or SIGINT (130); 1 if the worker failed."""
     configure(settings.log_level, settings.audit_file)
@@ -121,27 +63,34 @@ def run(settings: ServeSettings) -> int:
     store = SqliteStore(
         store_path(data_dir), retention=retention, volatile_tags=settings.volatile_tags
     )
-    worker = WorkerThread(log, store, publisher, topics, settings)
+
+    def new_source() -> SqliteSource:
+        return SqliteSource(log, store_path(data_dir))
+
+    def work(stop: threading.Event) -> None:
+        while not stop.is_set():
+            _work(new_source(), store, DeadLetters(publisher), topics, settings, stop)
+
     upkeep = Upkeep(
         log,
         store,
-        lambda: SqliteSource(log, store_path(data_dir)),
+        new_source,
         [*topics, DEAD_LETTER_TOPIC],
         log_keep_ms=settings.log_keep_h * 3_600_000,
     )
-    janitor = JanitorThread(
-        Loop(
-            Janitor(
-                store,
-                store,
-                Namespaces(keys_file),
-                settings.patience,
-                class_of_canaries(retention),
-                max_deletions=settings.janitor_max_deletions,
-            ),
-            interval_s=settings.janitor_interval_s,
-        )
+    janitor = Janitor(
+        store,
+        store,
+        Namespaces(keys_file),
+        settings.patience,
+        class_of_canaries(retention),
+        max_deletions=settings.janitor_max_deletions,
     )
+    worker = ServerThread("worker", work)
+    others = [
+        ServerThread("upkeep", upkeep.run),
+        ServerThread("janitor", Loop(janitor, interval_s=settings.janitor_interval_s).run),
+    ]
     progress = SqliteProgress(log, store_path(data_dir), DEAD_LETTER_TOPIC)
     app = create_app(
         settings,
@@ -150,13 +99,11 @@ def run(settings: ServeSettings) -> int:
 
     def on_started(server: HttpServer) -> None:
         keys.reload_on_hangup()
-        worker.watch(server)
-        upkeep.watch(server)
-        janitor.watch(server)
+        for thread in (worker, *others):
+            thread.watch(server)
 
-    worker.start()
-    upkeep.start()
-    janitor.start()
+    for thread in (worker, *others):
+        thread.start()
     try:
         code = run_http(
             app,
@@ -169,14 +116,37 @@ def run(settings: ServeSettings) -> int:
             on_started=on_started,
         )
     finally:
-        janitor.stop()
-        upkeep.stop()
+        for thread in others:
+            thread.stop()
         worker.stop()  # while it drains, it may still have to write dead letters
         publisher.close(settings.drain_s)
         store.close()
     if isinstance(worker.failure, ConsumerStopped):
         return 1  # it has said what to do
-    failure = worker.failure or upkeep.failure or janitor.failure
-    if failure is not None:
-        raise failure
+    for thread in (worker, *others):
+        if thread.failure is not None:
+            raise thread.failure
     return code
+
+
+def _work(
+    source: SqliteSource,
+    store: SqliteStore,
+    dead_letters: DeadLetters,
+    topics: list[str],
+    settings: ServeSettings,
+    stop: threading.Event,
+) -> None:
+    """One worker until stop is set, or until it has accepted a loss."""
+    worker = Worker(
+        source,
+        store,
+        dead_letters,
+        topics=topics,
+        views=[WallView()],  # the embedded store keeps the step clock by itself
+        settings=settings,
+    )
+    try:
+        worker.run(stop)
+    except LossAccepted as exc:
+        _log.warning("%s", exc)

@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection
 from embedded.log import SqliteLog
 from embedded.log_source import SqliteSource
 from embedded.store import SqliteStore
-from ingest.server import HttpServer
 from schemas.log import LogUnavailable, TopicPartition
 from schemas.store import StoreUnavailable
 from schemas.topics import DEAD_LETTER_TOPIC
@@ -21,7 +20,7 @@ _DAY_MS = 86_400_000
 _DEAD_LETTERS_KEEP_MS = 30 * _DAY_MS
 
 
-class Upkeep(threading.Thread):
+class Upkeep:
     """Sweeps once a minute until stopped. A full disk or a locked file is tried again."""
 
     def __init__(
@@ -35,7 +34,6 @@ class Upkeep(threading.Thread):
         interval_s: float = 60.0,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 10**6,
     ) -> None:
-        super().__init__(name="upkeep", daemon=True)
         self._sqlite_log = log
         self._store = store
         self._new_source = new_source
@@ -43,27 +41,14 @@ class Upkeep(threading.Thread):
         self._log_keep_ms = log_keep_ms
         self._interval_s = interval_s
         self._now_ms = now_ms
-        self._stopped = threading.Event()
-        self._server: HttpServer | None = None
-        self.failure: BaseException | None = None
 
-    def run(self) -> None:
-        """Sweep, wait, and so on."""
-        while not self._stopped.wait(self._interval_s):
+    def run(self, stop: threading.Event) -> None:
+        """Wait, sweep, and so on until stop is set."""
+        while not stop.wait(self._interval_s):
             try:
                 self.sweep()
             except (LogUnavailable, StoreUnavailable) as exc:
                 _log.warning("upkeep put off: %s", exc)
-            except BaseException as exc:  # noqa: BLE001 - carried to the main thread
-                self.failure = exc
-                _log.critical("upkeep failed, the server stops: %s", exc)
-                if self._server is not None:
-                    self._server.stop()
-                return
-
-    def watch(self, server: HttpServer) -> None:
-        """Have the server stop when upkeep fails."""
-        self._server = server
 
     def sweep(self) -> None:
         """One round. Raises LogUnavailable, StoreUnavailable."""
@@ -76,12 +61,6 @@ class Upkeep(threading.Thread):
                 self._sqlite_log.trim(topic, self._now_ms() - keep_ms, below)
         finally:
             source.close()
-
-    def stop(self) -> None:
-        """End after the round that is running. Does nothing if it was never started."""
-        self._stopped.set()
-        if self.is_alive():
-            self.join()
 
     def _settled(
         self, source: SqliteSource, topic: str, partitions: Collection[TopicPartition]
