@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import signal
 import threading
 from collections.abc import Callable
 
@@ -21,6 +20,7 @@ from schemas.log import LogUnavailable, RecordRefused
 from schemas.retention import Kind
 from schemas.topics import DEAD_LETTER_TOPIC, topic_of
 from telemetry.logs import configure
+from telemetry.stop_signals import StopSignals
 
 _log = logging.getLogger(__name__)
 
@@ -30,31 +30,21 @@ _PROBE_S = 2.0
 _FETCH_BYTES = 8 * 1024 * 1024
 
 
-def run(settings: ConsumerSettings, stop: threading.Event | None = None) -> int:
-    """Work until SIGTERM or SIGINT, or until stop is set.
+def run(settings: ConsumerSettings) -> int:
+    """Work until SIGTERM or SIGINT.
 
     0 after the drain, 130 if it was SIGINT, 1 if a worker had to stop.
 
-    Signals are handled only if no stop is given. Kafka or InfluxDB may be away at the start
-    and later: the worker waits for them.
+    Kafka or InfluxDB may be away at the start and later: the worker waits for them.
     """
     configure(settings.log_level, settings.audit_file)
-    interrupted: list[int] = []
-    if stop is None:
-        told = stop = threading.Event()
-
-        def end(number: int, _: object) -> None:
-            interrupted.append(number)
-            told.set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, end)
+    signals = StopSignals()
     try:
-        work(settings, stop)
+        work(settings, signals.stop)
     except ConsumerStopped as exc:
         _log.error("%s", exc)
         return 1
-    return 130 if signal.SIGINT in interrupted else 0
+    return signals.exit_code
 
 
 def work(

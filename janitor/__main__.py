@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from schemas.canary import class_of_canaries
 from schemas.store import StoreUnavailable
 from telemetry.logs import configure
 from telemetry.probe_server import ProbeServer
+from telemetry.stop_signals import StopSignals
 
 _log = logging.getLogger("stepclock.janitor")
 
@@ -31,25 +31,14 @@ def run(
     once: bool = False,
     dry_run: bool = False,
     say: Callable[[str], None] = _log.info,
-    stop: threading.Event | None = None,
 ) -> int:
     """Keep house until SIGTERM (0) or SIGINT (130); once: until nothing is left to do.
 
-    once or dry_run: 1 if InfluxDB is away; otherwise it is waited for. Signals are handled
-    only if no stop is given. Raises InvalidKeys, OSError for a keys file that can't be read
-    at the start.
+    once or dry_run: 1 if InfluxDB is away; otherwise it is waited for. Raises InvalidKeys,
+    OSError for a keys file that can't be read at the start.
     """
     configure(settings.log_level, settings.audit_file)
-    interrupted: list[int] = []
-    if stop is None:
-        told = stop = threading.Event()
-
-        def end(number: int, _: object) -> None:
-            interrupted.append(number)
-            told.set()
-
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, end)
+    signals = StopSignals()
     at = (
         settings.influx_url,
         settings.influx_token.get_secret_value(),
@@ -72,14 +61,14 @@ def run(
         )
         if once or dry_run:
             try:
-                while not janitor.round() and not dry_run and not stop.is_set():
+                while not janitor.round() and not dry_run and not signals.stop.is_set():
                     pass
             except StoreUnavailable as exc:
                 _log.error("%s", exc)
                 return 1
         else:
-            _keep_house(settings, janitor, stop)
-    return 130 if signal.SIGINT in interrupted else 0
+            _keep_house(settings, janitor, signals.stop)
+    return signals.exit_code
 
 
 def _keep_house(settings: JanitorSettings, janitor: Janitor, stop: threading.Event) -> None:

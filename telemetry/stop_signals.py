@@ -1,0 +1,26 @@
+"""SIGTERM and SIGINT as an event that a loop waits for."""
+
+from __future__ import annotations
+
+import signal
+import threading
+
+
+class StopSignals:
+    """Handles both from now on. Make it in the main thread."""
+
+    def __init__(self) -> None:
+        #: Set by either.
+        self.stop = threading.Event()
+        self._interrupted = False
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._note)
+
+    @property
+    def exit_code(self) -> int:
+        """130 once it was SIGINT, otherwise 0."""
+        return 130 if self._interrupted else 0
+
+    def _note(self, number: int, _: object) -> None:
+        self._interrupted = self._interrupted or number == signal.SIGINT
+        self.stop.set()
