@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +17,7 @@ from bench.chain_report import Run, Way, section
 from bench.figures import Spread, whole
 from bench.flow import Flow, Flowed
 from bench.influx import Address, DirectWriter
+from bench.load_process import run_load
 from bench.machine import peak_rss_mib
 from bench.report import Section
 from bench.services import (
@@ -33,7 +32,7 @@ from bench.services import (
 from demo.pipeline import start_service
 from native.influxd import InfluxDB
 from native.kafka import Broker
-from native.process import Process, StartFailed, log_tail, spawn
+from native.process import Process
 from schemas.keys import new_key
 from schemas.retention import DEFAULT_CLASS, STEP_CLASS
 
@@ -183,22 +182,8 @@ def _run(
 
 def _send(folder: Path, flow: Flow) -> Flowed:
     """Run the load to its end. Raises StartFailed with its log if it fails."""
-    plan_path, outcome_path = folder / "flow.json", folder / "flowed.json"
-    log_path = folder / "flow.log"
-    plan_path.write_text(json.dumps(asdict(flow)), "utf-8")
-    child = spawn(
-        [sys.executable, "-m", "bench.flow", str(plan_path), str(outcome_path)],
-        log_path=log_path,
-    )
-    try:
-        status = child.wait(flow.warmup_s + flow.seconds + _ANSWER_TIMEOUT_S)
-    finally:
-        if child.poll() is None:
-            child.kill()
-            child.wait()
-    if status != 0:
-        raise StartFailed(f"the load failed; {log_path}:\n{log_tail(log_path)}")
-    return Flowed(**json.loads(outcome_path.read_text("utf-8")))
+    within_s = flow.warmup_s + flow.seconds + _ANSWER_TIMEOUT_S
+    return Flowed(**run_load(folder, "bench.flow", flow, within_s=within_s))
 
 
 def _count(rig: Rig, way: Way, namespace: str, expected: int) -> dict[str, int]:

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 from adapters.kafka import KafkaReader
 from bench.figures import column, per_million, short, whole
 from bench.generator import Load, Outcome
+from bench.load_process import run_load
 from bench.machine import peak_rss_mib
 from bench.report import Section, Table
 from bench.services import (
@@ -23,7 +22,6 @@ from bench.services import (
     ingest_topics,
 )
 from demo.pipeline import start_service
-from native.process import StartFailed, log_tail, spawn
 from schemas.block import decode
 from schemas.keys import new_key
 
@@ -149,22 +147,8 @@ def measure(folder: Path, plan: Plan, *, tell: Tell) -> Section:
 
 def run_generator(folder: Path, load: Load) -> Outcome:
     """Run the load generator to its end. Raises StartFailed with its log if it fails."""
-    plan_path, outcome_path = folder / "load.json", folder / "outcome.json"
-    log_path = folder / "generator.log"
-    plan_path.write_text(json.dumps(asdict(load)), "utf-8")
-    child = spawn(
-        [sys.executable, "-m", "bench.generator", str(plan_path), str(outcome_path)],
-        log_path=log_path,
-    )
-    try:
-        status = child.wait(load.warmup_s + load.seconds + _ANSWER_TIMEOUT_S)
-    finally:
-        if child.poll() is None:
-            child.kill()
-            child.wait()
-    if status != 0:
-        raise StartFailed(f"the load generator failed; {log_path}:\n{log_tail(log_path)}")
-    return Outcome(**json.loads(outcome_path.read_text("utf-8")))
+    within_s = load.warmup_s + load.seconds + _ANSWER_TIMEOUT_S
+    return Outcome(**run_load(folder, "bench.generator", load, within_s=within_s))
 
 
 def count(bootstrap_servers: str) -> Counted:
