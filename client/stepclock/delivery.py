@@ -14,8 +14,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Callable
 
+from stepclock.chunk import MAX_BYTES, MAX_LINES
 from stepclock.journal import Body, Journal
-from stepclock.spool import MAX_BYTES, MAX_LINES, Stream
+from stepclock.stream import Stream
 from stepclock.transport import Answer, Gateway
 
 _log = logging.getLogger("stepclock")

@@ -18,8 +18,9 @@ from stepclock.observer import Observer
 from stepclock.receipt import Receipt
 from stepclock.sender import Sender, remove
 from stepclock.settings import Settings
-from stepclock.spool import SpoolWriter, Stream
+from stepclock.spool import SpoolWriter
 from stepclock.state import config_lines
+from stepclock.stream import Stream
 
 
 class Engine:

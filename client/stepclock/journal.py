@@ -13,17 +13,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stepclock.spool import (
-    CLASSES,
-    MAX_BYTES,
-    MAX_LINES,
-    chunks,
-    is_locked,
-    lock,
-    read_segment,
-    segment_numbers,
-    segment_path,
-)
+from stepclock.chunk import CLASSES, MAX_BYTES, MAX_LINES, chunks
+from stepclock.segment import is_locked, lock, read_segment, segment_numbers, segment_path
 
 #: A chunk is at most half of it, so that a whole one is in it, or none is there.
 _WINDOW = 2 * MAX_BYTES + 4096

@@ -19,8 +19,8 @@ from stepclock.receipt import Receipt, Stats
 from stepclock.rows import problems
 from stepclock.scalars import PLAIN, snapshot
 from stepclock.settings import Settings
-from stepclock.spool import Stream
 from stepclock.state import config_lines, event_line
+from stepclock.stream import Stream
 
 _log = logging.getLogger("stepclock")
 

@@ -9,10 +9,12 @@ import time
 from pathlib import Path
 from typing import Callable
 
+from stepclock.chunk import MAX_LINES
 from stepclock.delivery import Delivery
 from stepclock.journal import Totals
 from stepclock.settings import Settings
-from stepclock.spool import MAX_LINES, SpoolWriter, Stream
+from stepclock.spool import SpoolWriter
+from stepclock.stream import Stream
 from stepclock.transport import Gateway
 
 _log = logging.getLogger("stepclock")

@@ -1,135 +1,21 @@
 """The spool: chunks of lines on disk, in segments, until they are acknowledged.
 
 A stream is one start of one process. Its folder holds `stream.json` (whose it is), segments
-`00000000.seg`, … and what the sender keeps there (`stepclock.journal`). A chunk is a header
-with a checksum and the lines of one class; what was written by `write()` outlives the process,
-however it ends. A chunk whose end is missing was never whole, and is not read.
+`00000000.seg`, … of chunks, and what the sender keeps there (`stepclock.journal`). What was
+written by `write()` outlives the process, however it ends.
 """
 
 from __future__ import annotations
 
-import json
 import os
-import struct
-import zlib
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator
 from pathlib import Path
 
-from stepclock.identity import Identity
-
-#: Classes by their number in a chunk's header.
-CLASSES = ("raw", "events", "system")
-
-#: Lines and bytes of one chunk, and of the body of one request.
-MAX_LINES = 1000
-MAX_BYTES = 1024 * 1024
+from stepclock.chunk import MAX_BYTES, MAX_LINES, encode_chunk
+from stepclock.segment import lock, segment_numbers, segment_path
+from stepclock.stream import Stream
 
 _SEGMENT_BYTES = 4 * 1024 * 1024
-
-_MAGIC = b"SCK1"
-# magic, payload bytes, class, lines, rows, number of the chunk, checksum of all of it
-_HEADER = struct.Struct(">4sIBIIQI")
-
-
-@dataclass(frozen=True)
-class Stream:
-    """Whose a stream is. start_ns: when it began, Unix time; endpoint: where it goes."""
-
-    name: str
-    start_ns: int
-    experiment: str
-    run: str
-    rank: int
-    attempt: int
-    endpoint: str
-
-    @classmethod
-    def of(cls, name: str, start_ns: int, identity: Identity, endpoint: str) -> Stream:
-        """The stream of a run."""
-        return cls(
-            name,
-            start_ns,
-            identity.experiment,
-            identity.run,
-            identity.rank,
-            identity.attempt,
-            endpoint,
-        )
-
-    @classmethod
-    def read(cls, folder: Path) -> Stream:
-        """What a folder says. Raises OSError, ValueError."""
-        try:
-            return cls(**json.loads((folder / "stream.json").read_text("utf-8")))
-        except TypeError as exc:
-            raise ValueError(f"{folder} holds no stream: {exc}") from exc
-
-    def write(self, folder: Path) -> None:
-        """Say whose the folder is. Raises OSError."""
-        draft = folder / ".stream.json"
-        draft.write_text(json.dumps(asdict(self)), "utf-8")
-        draft.replace(folder / "stream.json")
-
-
-@dataclass(frozen=True)
-class Chunk:
-    """Lines of one class. end: offset behind it in its segment; rows: log calls in it."""
-
-    class_name: str
-    lines: int
-    rows: int
-    number: int
-    payload: bytes
-    end: int
-
-
-def encode_chunk(class_name: str, lines: int, rows: int, number: int, payload: bytes) -> bytes:
-    """A chunk as it stands in a segment."""
-    fields = (_MAGIC, len(payload), CLASSES.index(class_name), lines, rows, number)
-    checksum = zlib.crc32(payload, zlib.crc32(_HEADER.pack(*fields, 0)))
-    return _HEADER.pack(*fields, checksum) + payload
-
-
-def chunks(data: bytes, start: int = 0) -> Iterator[Chunk]:
-    """The whole chunks of a segment from an offset on; damaged ones are passed over."""
-    while True:
-        chunk = _chunk_at(data, start)
-        if chunk is None:
-            start = data.find(_MAGIC, start + 1)
-            if start < 0:
-                return
-        else:
-            yield chunk
-            start = chunk.end
-
-
-def _chunk_at(data: bytes, start: int) -> Chunk | None:
-    if len(data) < start + _HEADER.size:
-        return None
-    magic, length, kind, lines, rows, number, checksum = _HEADER.unpack_from(data, start)
-    end = start + _HEADER.size + length
-    if magic != _MAGIC or kind >= len(CLASSES) or len(data) < end:
-        return None
-    payload = data[start + _HEADER.size : end]
-    head = _HEADER.pack(magic, length, kind, lines, rows, number, 0)
-    if zlib.crc32(payload, zlib.crc32(head)) != checksum:
-        return None
-    return Chunk(CLASSES[kind], lines, rows, number, payload, end)
-
-
-def segment_path(folder: Path, number: int) -> Path:
-    """Where a segment lies."""
-    return folder / f"{number:08d}.seg"
-
-
-def segment_numbers(folder: Path) -> list[int]:
-    """The segments of a folder in order; none for a folder that is not there."""
-    try:
-        names = os.listdir(folder)
-    except OSError:
-        return []
-    return sorted(int(n[:-4]) for n in names if n.endswith(".seg") and n[:-4].isdecimal())
 
 
 class SpoolWriter:
@@ -303,42 +189,3 @@ def _write_all(fd: int, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
-
-
-def lock(path: Path) -> int:
-    """A lock that the system releases when the process ends. Raises OSError if it is held."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        import fcntl
-
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except ImportError:
-        pass
-    except OSError:
-        os.close(fd)
-        raise
-    return fd
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a living process holds the lock."""
-    try:
-        os.close(lock(path))
-    except OSError:
-        return path.exists()
-    return False
-
-
-def read_segment(
-    folder: Path, number: int, memory: Mapping[int, bytes], start: int, size: int
-) -> bytes | None:
-    """What a segment holds by now, from an offset on; None for one that is gone."""
-    held = memory.get(number)
-    if held is not None:
-        return held[start : start + size]
-    try:
-        with segment_path(folder, number).open("rb", buffering=0) as file:
-            file.seek(start)
-            return file.read(size)
-    except OSError:
-        return None

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Callable
 
 from stepclock.delivery import Delivery
+from stepclock.segment import is_locked
 from stepclock.sender import remove
 from stepclock.settings import Settings
-from stepclock.spool import Stream, is_locked
+from stepclock.stream import Stream
 from stepclock.transport import Gateway
 
 

@@ -3,7 +3,8 @@
 import os
 from pathlib import Path
 
-from stepclock.spool import Stream, chunks
+from stepclock.chunk import chunks
+from stepclock.stream import Stream
 
 
 def spooled(class_name="raw"):

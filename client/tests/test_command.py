@@ -13,7 +13,8 @@ from stepclock.cli.runs import lines_of
 from stepclock.cli.tail import View, follow
 from stepclock.cli.terminal import Terminal, duration, size, table
 from stepclock.identity import Identity
-from stepclock.spool import SpoolWriter, Stream
+from stepclock.spool import SpoolWriter
+from stepclock.stream import Stream
 from stepclock.sync import SyncResult
 
 SECOND = 10**9

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from stepclock import journal
 from stepclock.delivery import Delivery
 from stepclock.identity import Identity
-from stepclock.spool import SpoolWriter, Stream
+from stepclock.spool import SpoolWriter
+from stepclock.stream import Stream
 from stepclock.transport import Answer
 
 WHO = Identity("resnet50", "r1", 0, 0)

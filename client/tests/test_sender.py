@@ -6,7 +6,8 @@ from gateways import ScriptedGateway, limited
 from stepclock.identity import Identity
 from stepclock.sender import Sender
 from stepclock.settings import Settings
-from stepclock.spool import SpoolWriter, Stream
+from stepclock.spool import SpoolWriter
+from stepclock.stream import Stream
 
 WHO = Identity("e", "r", 0, 0)
 

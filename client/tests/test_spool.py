@@ -6,18 +6,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from stepclock import spool
+from stepclock.chunk import CLASSES, chunks, encode_chunk
 from stepclock.identity import Identity
 from stepclock.journal import Journal
-from stepclock.spool import (
-    CLASSES,
-    SpoolWriter,
-    Stream,
-    chunks,
-    encode_chunk,
-    is_locked,
-    segment_numbers,
-    segment_path,
-)
+from stepclock.segment import is_locked, segment_numbers, segment_path
+from stepclock.spool import SpoolWriter
+from stepclock.stream import Stream
 
 WHO = Identity("e", "r", 0, 0)
 

@@ -1,7 +1,9 @@
 from gateways import ScriptedGateway
 
+from stepclock.chunk import MAX_LINES
 from stepclock.identity import Identity
-from stepclock.spool import MAX_LINES, SpoolWriter, Stream
+from stepclock.spool import SpoolWriter
+from stepclock.stream import Stream
 from stepclock.sync import sync_stream
 
 STREAM = Stream.of("s", 1, Identity("resnet50", "r1", 0, 0), "http://scripted")

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 import stepclock
-from stepclock.spool import chunks
+from stepclock.chunk import chunks
 
 from embedded.store import SqliteStore
 from native.process import Process
