@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from gateways import WholeChain, said
 
-from stepclock.cli import doctor
+from stepclock.cli import doctor, examination
 from stepclock.cli.main import main
 from stepclock.cli.reach import Finding, reach
 from stepclock.cli.terminal import Terminal
@@ -35,7 +35,7 @@ def examined(tmp_path):
 
     def findings(chain, *, token=SECRET, ahead_s=0.0):
         settings = Settings(token=token, spool_dir=str(tmp_path / "spool"))
-        found = doctor.examine(
+        found = examination.examine(
             settings,
             chain,
             10.0,
@@ -198,16 +198,16 @@ def test_a_spool_that_can_not_be_written_fails_and_a_disk_that_is_nearly_full_is
     tmp_path,
 ):
     (tmp_path / "file").write_text("")
-    finding = doctor.spool_finding(Settings(spool_dir=str(tmp_path / "file" / "spool")))
+    finding = examination.spool_finding(Settings(spool_dir=str(tmp_path / "file" / "spool")))
     assert not finding.ok
     assert "STEPCLOCK_SPOOL_DIR" in finding.remedy
     disk = namedtuple("disk", "free")  # noqa: PYI024 -- as shutil gives it
     settings = Settings(spool_dir=str(tmp_path / "spool"))
-    finding = doctor.spool_finding(settings, lambda _: disk(10 * 1024**2))
+    finding = examination.spool_finding(settings, lambda _: disk(10 * 1024**2))
     assert finding.ok
     assert "10.0 MiB free: nearly full" in finding.text
     assert finding.remedy
-    assert not doctor.spool_finding(settings, lambda _: disk(1024**4)).remedy
+    assert not examination.spool_finding(settings, lambda _: disk(1024**4)).remedy
 
 
 def test_the_exit_code_is_1_as_soon_as_one_check_fails_and_a_warning_is_none():

@@ -6,7 +6,7 @@ import argparse
 import time
 from typing import Any
 
-from stepclock.cli import doctor
+from stepclock.cli.examination import EXPERIMENT
 from stepclock.cli.options import add_gateway_options, new_parser, settings_of
 from stepclock.cli.reads import Reads, RunSummary
 from stepclock.cli.terminal import Terminal, duration, printable, table
@@ -35,7 +35,7 @@ def _run(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     reads = Reads(settings)
     if args.experiment is None:
-        experiments = [name for name in reads.experiments() if name != doctor.EXPERIMENT]
+        experiments = [name for name in reads.experiments() if name != EXPERIMENT]
     else:
         experiments = [args.experiment]
     found = [run for experiment in experiments for run in reads.runs(experiment)]
