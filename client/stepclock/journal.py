@@ -80,6 +80,8 @@ class Journal:
         self._fd: int | None = None
         self._lock_fd: int | None = None
         self.fault: OSError | None = None
+        #: Whether the last cut left lines behind because they were too many for it.
+        self.more = False
         if self.sending and self.folder.exists():
             self._lock_fd = lock(self.folder / "sender.lock")
         self._load()
@@ -99,6 +101,7 @@ class Journal:
     def cut(self, max_lines: int = MAX_LINES, max_bytes: int = MAX_BYTES) -> bool:
         """Number the lines that are not numbered yet, a request's worth; False if none is there."""
         found = self._peek()
+        self.more = False
         if found is None:
             return False
         number, data = found
@@ -108,6 +111,7 @@ class Journal:
             lines, size = counts.get(chunk.class_name, (0, 0))
             lines, size = lines + chunk.lines, size + len(chunk.payload) + 1
             if counts and (lines > max_lines or size > max_bytes):
+                self.more = True
                 break
             counts[chunk.class_name] = lines, size
             end = chunk.end

@@ -143,10 +143,13 @@ class Sender:
         if now < self._not_before:
             return self._not_before - now
         waiting = False
+        due = now >= self._next_cut
+        if due:  # what comes during the requests of this round is not due with it
+            self._next_cut = now + self._interval_s
         for delivery in list(self._deliveries.values()):
             journal = delivery.journal
             full = delivery is self._own and self._writer.lines - journal.totals.cut >= MAX_LINES
-            if not (journal.pending or urgent or full or now >= self._next_cut):
+            if not (journal.pending or journal.more or urgent or full or due):
                 continue
             limited = delivery.limited
             wait_s = delivery.send_one()
@@ -162,8 +165,6 @@ class Sender:
         if waiting:
             self.idle = False
             return 0.0
-        if now >= self._next_cut:
-            self._next_cut = now + self._interval_s
         return self._settle(now, hurried, left_s)
 
     def _settle(self, now: float, hurried: int, left_s: float) -> float:

@@ -61,6 +61,26 @@ def test_while_little_comes_a_request_goes_each_second(rig):
     assert rig.gateway.lines == [b"m f=%d" % number for number in range(100)]
 
 
+def test_rows_that_come_during_a_request_wait_for_the_next_one(rig):
+    def one_more_came(_request):
+        rig.writer.write("raw", ["m f=1"], 1)
+        return 204
+
+    rig.gateway.script = [one_more_came] * 20
+    rig.writer.write("raw", ["m f=0"], 1)
+    rig.pass_time(5)
+    assert 4 <= len(rig.gateway.requests) <= 6
+
+
+def test_what_a_worker_left_behind_is_sent_without_pauses(rig):
+    rig.sender.expect_children()
+    worker = rig.spool("s.w1")
+    for number in range(60):
+        worker.write("raw", [f"m f={number}"] * 100, 100)
+    rig.pass_time(2.5)
+    assert len(rig.gateway.lines) == 6000
+
+
 def test_full_requests_do_not_wait_for_each_other(rig):
     rig.writer.write("raw", ["m f=0"], 1)
     rig.pass_time(0.1)
