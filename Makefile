@@ -63,6 +63,7 @@ check: $(STAMP) ## format, lint, types, import rules
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	MYPYPATH=client/bench $(BIN)/mypy client/bench/__main__.py
 	PYTHONPATH=.:client $(BIN)/lint-imports
 
 format: $(STAMP) ## format the code and mend what can be mended by itself

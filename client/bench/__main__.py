@@ -20,7 +20,7 @@ from typing import Any
 import servers
 from bench.figures import percentile, short
 from bench.machine import cpu_model, load_average, load_note
-from bench.report import Section, Table, markdown, show, write
+from bench.report import Page, Section, Table, show
 from native.process import StartFailed
 from native.step import PreparationFailed
 from processes import KILL_CALLS, KILL_PACE_S, ClientFailed, Kill, Processes
@@ -82,16 +82,16 @@ def main() -> int:
             print(f"bench-client: {exc}", file=sys.stderr)
             return 2
     failures = _failures(found, dead)
-    sections = [_calls(found), _around(found, dead, failures)]
-    for section in sections:
+    sections = {"calls": _calls(found), "around": _around(found, dead, failures)}
+    introduction = [
+        f"{os.cpu_count()} cores of {cpu_model()}, Linux {platform.release()}",
+        f"Python {platform.python_version()}; {', '.join(versions)}",
+    ]
+    for part, section in sections.items():
         show(section, console)
-    if chosen.write:
-        introduction = [
-            f"{os.cpu_count()} cores of {cpu_model()}, Linux {platform.release()}",
-            f"Python {platform.python_version()}; {', '.join(versions)}",
-            load_note(before),
-        ]
-        write(chosen.write, markdown(introduction, sections))
+        if chosen.write:
+            page = Page(chosen.write, list(sections))
+            page.write(part, section, introduction, load_note(before))
     return 1 if failures else 0
 
 
