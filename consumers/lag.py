@@ -1,22 +1,31 @@
-"""The lag gauge: records between what is settled and the end of each partition."""
+"""The lag of each partition: records that are not settled, and the age of the oldest."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
 from schemas.log import LogUnavailable, Source, TopicPartition
-from telemetry.metrics import LAG
+from telemetry.metrics import LAG, OLDEST_UNSETTLED
 
 
 class LagGauge:
-    """Updates LAG at most every `every_s` seconds, from the thread that owns the source.
+    """Updates both at most every `every_s` seconds, from the thread that owns the source.
 
-    A partition in which the group has committed nothing yet counts from offset 0.
+    now_ns: the clock that says how old a record is. A partition in which the group has
+    committed nothing yet counts from offset 0.
     """
 
-    def __init__(self, source: Source, now: Callable[[], float], *, every_s: float = 1.0) -> None:
+    def __init__(
+        self,
+        source: Source,
+        now: Callable[[], float],
+        now_ns: Callable[[], int],
+        *,
+        every_s: float = 1.0,
+    ) -> None:
         self._source = source
         self._now = now
+        self._now_ns = now_ns
         self._every_s = every_s
         self._next_at = float("-inf")
         self._shown: set[TopicPartition] = set()
@@ -32,13 +41,20 @@ class LagGauge:
         for partition in partitions:
             self._committed.pop(partition, None)
             if partition in self._shown:
-                LAG.remove(partition.topic, str(partition.partition))
+                for gauge in (LAG, OLDEST_UNSETTLED):
+                    gauge.remove(partition.topic, str(partition.partition))
                 self._shown.discard(partition)
 
     def update(
-        self, assigned: Collection[TopicPartition], marks: Mapping[TopicPartition, int]
+        self,
+        assigned: Collection[TopicPartition],
+        marks: Mapping[TopicPartition, int],
+        written_ms: Mapping[TopicPartition, int],
     ) -> None:
-        """Show the lag of the partitions that are ours, and no more of others."""
+        """Show the partitions that are ours, and no more of others.
+
+        written_ms: when the oldest unsettled record was written; 0 before any was polled.
+        """
         if self._now() < self._next_at:
             return
         self._next_at = self._now() + self._every_s
@@ -56,5 +72,9 @@ class LagGauge:
         self.error = None
         for partition, end in ends.items():
             position = marks.get(partition, self._committed.get(partition, 0))
-            LAG.labels(partition.topic, str(partition.partition)).set(max(0, end - position))
+            names = partition.topic, str(partition.partition)
+            LAG.labels(*names).set(max(0, end - position))
+            oldest_ms = written_ms.get(partition, 0) if end > position else 0
+            age_s = max(0.0, self._now_ns() / 1e9 - oldest_ms / 1e3) if oldest_ms else 0.0
+            OLDEST_UNSETTLED.labels(*names).set(age_s)
             self._shown.add(partition)

@@ -17,9 +17,9 @@ class OffsetTracker:
     def __init__(self) -> None:
         self._partitions: dict[TopicPartition, _Partition] = {}
 
-    def track(self, partition: TopicPartition, offset: int) -> None:
-        """Note a polled record. Offsets of one partition come in ascending order."""
-        self._partitions.setdefault(partition, _Partition()).track(offset)
+    def track(self, partition: TopicPartition, offset: int, written_ms: int = 0) -> None:
+        """Note a polled record, written at that Unix time; offsets of a partition ascend."""
+        self._partitions.setdefault(partition, _Partition()).track(offset, written_ms)
 
     def settle(self, partition: TopicPartition, offset: int) -> None:
         """Note a record that is stored or dead-lettered: it need not be read again."""
@@ -42,6 +42,10 @@ class OffsetTracker:
         """The low-water mark of each partition that has settled anything."""
         return {p: state.mark for p, state in self._partitions.items() if state.mark is not None}
 
+    def written_ms(self) -> dict[TopicPartition, int]:
+        """When each partition's oldest unsettled record was written, or the one before it."""
+        return {partition: state.written_ms() for partition, state in self._partitions.items()}
+
     def unsettled(self) -> int:
         """Number of records polled and not settled."""
         return sum(len(state.unsettled) for state in self._partitions.values())
@@ -57,15 +61,20 @@ class _Partition:
         self.mark: int | None = None
         self.committed: int | None = None
         self.unsettled: set[int] = set()
-        self._order: deque[int] = deque()
+        self._order: deque[tuple[int, int]] = deque()  # offset, written_ms
+        self._passed_ms = 0
 
-    def track(self, offset: int) -> None:
-        if self._order and offset <= self._order[-1]:
-            raise ValueError(f"BUG: offset {offset} polled after {self._order[-1]}")
-        self._order.append(offset)
+    def track(self, offset: int, written_ms: int) -> None:
+        if self._order and offset <= self._order[-1][0]:
+            raise ValueError(f"BUG: offset {offset} polled after {self._order[-1][0]}")
+        self._order.append((offset, written_ms))
         self.unsettled.add(offset)
 
     def settle(self, offset: int) -> None:
         self.unsettled.remove(offset)
-        while self._order and self._order[0] not in self.unsettled:
-            self.mark = self._order.popleft() + 1
+        while self._order and self._order[0][0] not in self.unsettled:
+            passed, self._passed_ms = self._order.popleft()
+            self.mark = passed + 1
+
+    def written_ms(self) -> int:
+        return self._order[0][1] if self._order else self._passed_ms

@@ -86,7 +86,7 @@ class Worker:
         )
         self._tracker = OffsetTracker()
         self._canary = CanaryWatch()
-        self._lag = LagGauge(source, now)
+        self._lag = LagGauge(source, now, now_ns)
         self._pauses = Pauses(source, max_bytes=settings.max_buffered_bytes)
         self._assigned: set[TopicPartition] = set()
         self._drain_until: float | None = None
@@ -156,7 +156,7 @@ class Worker:
                 break
         self._commit()
         self._pause()
-        self._lag.update(self._assigned, self._tracker.marks())
+        self._lag.update(self._assigned, self._tracker.marks(), self._tracker.written_ms())
         self._got_on()
 
     def drain(self) -> None:
@@ -185,7 +185,7 @@ class Worker:
         partition = record.topic_partition
         if partition not in self._assigned:
             return
-        self._tracker.track(partition, record.offset)
+        self._tracker.track(partition, record.offset, record.timestamp_ms)
         intake = take_in(record, self._view_names)
         if intake.refused:
             self._dead_letters.write(intake.refused)

@@ -158,6 +158,14 @@ CANARY_SENT = Gauge(
 # number of consumers is the limit.
 LAG = Gauge("stepclock_consumer_lag", "Records not yet settled.", ["topic", "partition"])
 
+# Age of the oldest record that waits; 0 where none does. At the topic's retention (7 days) it is
+# deleted unread: the difference is the time that is left.
+OLDEST_UNSETTLED = Gauge(
+    "stepclock_consumer_oldest_unsettled_seconds",
+    "Age of the oldest record not yet settled.",
+    ["topic", "partition"],
+)
+
 # Dead letters by reason and tenant. Growing: someone sends what the store refuses.
 DEAD_LETTERS = Counter(
     "stepclock_consumer_dead_letters_total", "Lines dead-lettered.", ["reason", "tenant"]

@@ -11,6 +11,7 @@ _RATE = "[$__rate_interval]"
 _CIRCUIT = {0: ("closed", "green"), 1: ("half-open", "yellow"), 2: ("open", "red")}
 # A partition that moves is shown by two workers for a moment.
 _LAG = "max by (topic, partition) (stepclock_consumer_lag)"
+_OLDEST = "max by (topic) (stepclock_consumer_oldest_unsettled_seconds)"
 
 
 def pipeline() -> Json:
@@ -99,6 +100,12 @@ def pipeline() -> Json:
                         "Records not yet settled. Growing: the store or the number of consumers "
                         "is the limit.",
                         _target(_LAG, "{{topic}} {{partition}}"),
+                    ),
+                    _lines(
+                        "Oldest unsettled record",
+                        "Age of what waits longest in each topic. At 7 days Kafka deletes it.",
+                        _target(_OLDEST, "{{topic}}"),
+                        unit="s",
                     ),
                     _quantiles(
                         "End to end",

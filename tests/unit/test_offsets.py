@@ -49,6 +49,23 @@ def test_a_commit_that_was_not_taken_is_offered_again():
     assert offsets.committable() == offsets.committable() == {P0: 1}
 
 
+def test_what_waits_longest_is_the_oldest_record_that_is_not_settled():
+    offsets = OffsetTracker()
+    for offset in range(3):
+        offsets.track(P0, offset, written_ms=1000 + offset)
+    offsets.settle(P0, 1)
+    assert offsets.written_ms() == {P0: 1000}
+    offsets.settle(P0, 0)
+    assert offsets.written_ms() == {P0: 1002}
+
+
+def test_of_what_is_not_polled_yet_the_last_settled_record_tells():
+    offsets = OffsetTracker()
+    offsets.track(P0, 0, written_ms=1000)
+    offsets.settle(P0, 0)
+    assert offsets.written_ms() == {P0: 1000}
+
+
 def test_a_dropped_partition_is_forgotten_and_the_others_stay():
     offsets = tracker(0)
     offsets.track(P1, 3)
