@@ -93,7 +93,7 @@ FRAMEWORKS := .venv-integrations
 
 test-integrations: $(FRAMEWORKS)/.installed ## the client under transformers and lightning (some gigabytes)
 	$(FRAMEWORKS)/bin/python -m pytest client/tests/test_dataloader.py \
-		client/tests/test_huggingface.py client/tests/test_lightning.py
+		client/tests/test_huggingface.py client/tests/test_lightning.py client/tests/test_tensors.py
 
 $(CLIENTS)/.installed: locks/bench-client.txt
 $(FRAMEWORKS)/.installed: locks/integrations.txt
