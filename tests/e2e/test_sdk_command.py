@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 import stepclock
+from pyarrow import parquet
 
 from native.ports import free_ports
 from schemas.keys import Role, new_key
@@ -358,7 +359,6 @@ def test_export_says_what_it_lacks(command, tmp_path):
 
 
 def test_export_writes_parquet(server, tmp_path, monkeypatch):
-    parquet = pytest.importorskip("pyarrow.parquet")
     from stepclock.cli.main import main  # noqa: PLC0415
 
     monkeypatch.setenv("STEPCLOCK_TOKEN", server.key)
@@ -380,14 +380,6 @@ def test_every_command_of_the_page_runs(command, tmp_path):
     assert {shlex.split(line)[1] for line in lines} == {"doctor", "sync", "runs", "tail", "export"}
     for line in lines:
         words = shlex.split(line, comments=True)[1:]
-        if "--parquet" in words and not importable("pyarrow"):
-            continue
         words = [word.replace("/scratch", str(tmp_path)) for word in words]
         done = command(*words)
         assert done.returncode == 0, (line, done.stdout, done.stderr)
-
-
-def importable(name):
-    from importlib.util import find_spec  # noqa: PLC0415
-
-    return find_spec(name) is not None
