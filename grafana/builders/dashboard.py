@@ -37,6 +37,7 @@ def dashboard(
     time_from: str,
     time_to: str,
     variables: Sequence[Json] = (),
+    annotations: Sequence[Json] = (),
     refresh: str = "",
 ) -> Json:
     """A whole dashboard. refresh "" leaves reloading to the reader."""
@@ -64,7 +65,7 @@ def dashboard(
             }
         ],
         "templating": {"list": list(variables)},
-        "annotations": {"list": []},
+        "annotations": {"list": list(annotations)},
         "panels": _lay_out(rows),
     }
 

@@ -5,6 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from grafana.builders.dashboard import Json
+from schemas.run_state import State
+
+#: (text, colour) by value.
+States = Mapping[int, tuple[str, str]] | Mapping[str, tuple[str, str]]
+
+#: States of a run with their colours (schemas.run_state).
+STATES: Mapping[str, tuple[str, str]] = {
+    State.RUNNING: (State.RUNNING, "green"),
+    State.FINISHED: (State.FINISHED, "blue"),
+    State.PREEMPTED: (State.PREEMPTED, "purple"),
+    State.SILENT: (State.SILENT, "orange"),
+    State.FAILED: (State.FAILED, "red"),
+    State.LOST: (State.LOST, "red"),
+}
 
 
 def time_series(
@@ -74,18 +88,11 @@ def state_timeline(
     source: Json,
     targets: Sequence[Json],
     *,
-    states: Mapping[int, tuple[str, str]],
+    states: States,
 ) -> Json:
-    """Bands of states over time. states: (text, colour) by value."""
-    options = {
-        str(value): {"text": name, "color": colour, "index": index}
-        for index, (value, (name, colour)) in enumerate(states.items())
-    }
+    """Bands of states over time."""
     return _panel("state-timeline", title, description, source, targets) | {
-        "fieldConfig": {
-            "defaults": {"mappings": [{"type": "value", "options": options}]},
-            "overrides": [],
-        },
+        "fieldConfig": {"defaults": {"mappings": _mappings(states)}, "overrides": []},
         "options": {"showValue": "auto", "legend": {"showLegend": False}},
     }
 
@@ -97,15 +104,27 @@ def table(
     targets: Sequence[Json],
     *,
     hidden: Sequence[str] = (),
+    overrides: Sequence[Json] = (),
 ) -> Json:
-    """Rows; results of several targets or groups are merged into one table."""
+    """Rows; results of several targets or groups are merged into one table.
+
+    hidden: columns that are left out. overrides: how some columns look.
+    """
     return _panel("table", title, description, source, targets) | {
-        "fieldConfig": {"defaults": {}, "overrides": []},
+        "fieldConfig": {"defaults": {}, "overrides": list(overrides)},
         "options": {"showHeader": True, "cellHeight": "sm"},
         "transformations": [
             {"id": "merge", "options": {}},
             {"id": "organize", "options": {"excludeByName": dict.fromkeys(hidden, True)}},
         ],
+    }
+
+
+def column(name: str, **properties: object) -> Json:
+    """How a column of a table looks: an override by its name, for `table`."""
+    return {
+        "matcher": {"id": "byName", "options": name},
+        "properties": [{"id": key, "value": value} for key, value in properties.items()],
     }
 
 
@@ -128,6 +147,14 @@ def _panel(kind: str, title: str, description: str, source: Json, targets: Seque
     }
 
 
+def _mappings(states: States) -> list[Json]:
+    options = {
+        str(value): {"text": name, "color": colour, "index": index}
+        for index, (value, (name, colour)) in enumerate(states.items())
+    }
+    return [{"type": "value", "options": options}]
+
+
 def _line(*, points: bool) -> Json:
     if points:
         return {"drawStyle": "points", "pointSize": 7, "showPoints": "always"}
@@ -144,3 +171,11 @@ def _legend(calcs: Sequence[str]) -> Json:
         },
         "tooltip": {"mode": "multi", "sort": "none"},
     }
+
+
+#: The column `state` of a table, coloured.
+STATE: Json = column(
+    "state",
+    mappings=_mappings(STATES),
+    **{"custom.cellOptions": {"type": "color-text"}},
+)

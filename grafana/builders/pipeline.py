@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from grafana.builders.dashboard import Json, Row, dashboard
 from grafana.builders.panel import state_timeline, time_series
+from grafana.builders.prometheus import PROMETHEUS, RATE, per_s, target
 
-PROMETHEUS: Json = {"type": "prometheus", "uid": "stepclock-prometheus"}
-
-_RATE = "[$__rate_interval]"
 _CIRCUIT = {0: ("closed", "green"), 1: ("half-open", "yellow"), 2: ("open", "red")}
 # A partition that moves is shown by two workers for a moment.
 _LAG = "max by (topic, partition) (stepclock_consumer_lag)"
@@ -28,19 +26,19 @@ def pipeline() -> Json:
                         "Requests by status",
                         "5xx: the log is away or we are at fault. 429: a tenant is over its "
                         "limit. 400: a client sends what can't be stored.",
-                        _per_s("stepclock_gateway_requests_total", "status"),
+                        per_s("stepclock_gateway_requests_total", "status"),
                         unit="reqps",
                     ),
                     _lines(
                         "Points by outcome",
                         "accepted: Kafka has them. refused: bad lines. limited: 429. "
                         "unavailable: 503.",
-                        _per_s("stepclock_gateway_points_total", "outcome"),
+                        per_s("stepclock_gateway_points_total", "outcome"),
                     ),
                     _lines(
                         "Points accepted by tenant",
                         "Who sends how much.",
-                        _per_s(
+                        per_s(
                             "stepclock_gateway_points_total", "tenant", of='{outcome="accepted"}'
                         ),
                     ),
@@ -48,7 +46,7 @@ def pipeline() -> Json:
                         "New series by tenant",
                         "Not seen for an hour. over and refused: beyond the limit, which observes "
                         "or enforces. Growing without end: a tag holds what changes each time.",
-                        _per_s("stepclock_gateway_new_series_total", "tenant", "outcome"),
+                        per_s("stepclock_gateway_new_series_total", "tenant", "outcome"),
                     ),
                     _quantiles(
                         "Time to answer",
@@ -71,7 +69,7 @@ def pipeline() -> Json:
                         "Circuit",
                         "open: Kafka is away, writes get 503 at once.",
                         PROMETHEUS,
-                        [_target("stepclock_gateway_circuit_state", "{{instance}}")],
+                        [target("stepclock_gateway_circuit_state", "{{instance}}")],
                         states=_CIRCUIT,
                     ),
                     time_series(
@@ -79,8 +77,8 @@ def pipeline() -> Json:
                         "Bytes that wait for Kafka's acknowledgement; at the limit writes get 503.",
                         PROMETHEUS,
                         [
-                            _target("stepclock_gateway_pending_bytes", "{{instance}}"),
-                            _target("max(stepclock_gateway_pending_bytes_limit)", "limit"),
+                            target("stepclock_gateway_pending_bytes", "{{instance}}"),
+                            target("max(stepclock_gateway_pending_bytes_limit)", "limit"),
                         ],
                         unit="bytes",
                         minimum=0,
@@ -88,7 +86,7 @@ def pipeline() -> Json:
                     _lines(
                         "Blocks by outcome",
                         "Records that were handed to Kafka.",
-                        _per_s("stepclock_gateway_blocks_total", "outcome"),
+                        per_s("stepclock_gateway_blocks_total", "outcome"),
                     ),
                 ],
             ),
@@ -99,12 +97,12 @@ def pipeline() -> Json:
                         "Lag by partition",
                         "Records not yet settled. Growing: the store or the number of consumers "
                         "is the limit.",
-                        _target(_LAG, "{{topic}} {{partition}}"),
+                        target(_LAG, "{{topic}} {{partition}}"),
                     ),
                     _lines(
                         "Oldest unsettled record",
                         "Age of what waits longest in each topic. At 7 days Kafka deletes it.",
-                        _target(_OLDEST, "{{topic}}"),
+                        target(_OLDEST, "{{topic}}"),
                         unit="s",
                     ),
                     _quantiles(
@@ -123,7 +121,7 @@ def pipeline() -> Json:
                     _lines(
                         "Writes by outcome",
                         "Anything but stored that keeps growing: see the runbook.",
-                        _per_s("stepclock_consumer_writes_total", "view", "outcome"),
+                        per_s("stepclock_consumer_writes_total", "view", "outcome"),
                     ),
                     _quantiles(
                         "Time of a write",
@@ -139,17 +137,17 @@ def pipeline() -> Json:
                     _lines(
                         "Dead letters by reason",
                         "Lines that were refused behind the gateway, kept with the reason.",
-                        _per_s("stepclock_consumer_dead_letters_total", "reason", "tenant"),
+                        per_s("stepclock_consumer_dead_letters_total", "reason", "tenant"),
                     ),
                     _lines(
                         "Paused partitions",
                         "They rest because the store is away, or because memory is full.",
-                        _target("stepclock_consumer_paused_partitions", "{{instance}}"),
+                        target("stepclock_consumer_paused_partitions", "{{instance}}"),
                     ),
                     _lines(
                         "Rebalances",
                         "Partitions that changed hands, in 5 minutes.",
-                        _target(
+                        target(
                             "sum by (event) (increase(stepclock_consumer_rebalances_total[5m]))",
                             "{{event}}",
                         ),
@@ -157,7 +155,7 @@ def pipeline() -> Json:
                     _lines(
                         "Records lost",
                         "Deleted by retention before they were read. Must stay 0.",
-                        _target("sum(stepclock_consumer_lost_offsets_total)", "lost"),
+                        target("sum(stepclock_consumer_lost_offsets_total)", "lost"),
                     ),
                 ],
             ),
@@ -168,27 +166,17 @@ def pipeline() -> Json:
     )
 
 
-def _lines(title: str, description: str, target: Json, *, unit: str = "short") -> Json:
-    return time_series(title, description, PROMETHEUS, [target], unit=unit, minimum=0)
+def _lines(title: str, description: str, asked: Json, *, unit: str = "short") -> Json:
+    return time_series(title, description, PROMETHEUS, [asked], unit=unit, minimum=0)
 
 
 def _quantiles(title: str, description: str, histogram: str, quantiles: tuple[float, ...]) -> Json:
     """Quantiles of a histogram of seconds, over all instances."""
     targets = [
-        _target(
-            f"histogram_quantile({q}, sum by (le) (rate({histogram}_bucket{_RATE})))",
+        target(
+            f"histogram_quantile({q}, sum by (le) (rate({histogram}_bucket{RATE})))",
             f"p{q * 100:g}",
         )
         for q in quantiles
     ]
     return time_series(title, description, PROMETHEUS, targets, unit="s", minimum=0)
-
-
-def _per_s(counter: str, *by: str, of: str = "") -> Json:
-    """A counter's growth per second, summed over instances."""
-    legend = " ".join("{{" + label + "}}" for label in by)
-    return _target(f"sum by ({', '.join(by)}) (rate({counter}{of}{_RATE}))", legend)
-
-
-def _target(expr: str, legend: str) -> Json:
-    return {"expr": expr, "legendFormat": legend, "editorMode": "code", "range": True}

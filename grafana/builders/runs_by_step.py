@@ -8,16 +8,12 @@ from __future__ import annotations
 
 from adapters.influxql import select
 from grafana.builders.dashboard import Json, Row, dashboard
-from grafana.builders.panel import repeated, table, time_series, trend
+from grafana.builders.influx import STEPS, rows, series, tag_values, variable
+from grafana.builders.panel import STATE, repeated, table, time_series, trend
 from schemas.keys import DEFAULT_NAMESPACE
-
-#: The data source whose smallest interval is 1 ms: one step.
-STEPS: Json = {"type": "influxdb", "uid": "stepclock-steps"}
 
 _CALCS = ("min", "lastNotNull")
 
-# `:raw` keeps Grafana from escaping a name as a regular expression, which it does with every
-# variable that may have several values.
 _EXPERIMENT = '"steps"."${experiment:raw}"'
 _OF_RUNS = '"run" =~ /^$run$/'
 _OF_EXPERIMENT = f'"experiment" =~ /^${{experiment:regex}}$/ AND {_OF_RUNS}'
@@ -47,7 +43,7 @@ def runs_by_step(namespace: str = DEFAULT_NAMESPACE) -> Json:
                             "${metric:raw}",
                             "Mean of each run over the step. A resumed run is one curve.",
                             STEPS,
-                            [_series(_METRIC_BY_STEP, "$tag_run")],
+                            [series(_METRIC_BY_STEP, "$tag_run")],
                             calcs=_CALCS,
                         )
                         | {"interval": "1ms"},
@@ -59,7 +55,7 @@ def runs_by_step(namespace: str = DEFAULT_NAMESPACE) -> Json:
                             "The same on an axis that zooms. Its labels are a clock that began "
                             "with step 0: 00:00:12.345 is step 12,345.",
                             STEPS,
-                            [_series(_METRIC_BY_STEP, "$tag_run")],
+                            [series(_METRIC_BY_STEP, "$tag_run")],
                             calcs=_CALCS,
                         )
                         | {"interval": "1ms"},
@@ -76,7 +72,7 @@ def runs_by_step(namespace: str = DEFAULT_NAMESPACE) -> Json:
                         "How many values were NaN or infinite, by run and metric.",
                         STEPS,
                         [
-                            _series(
+                            series(
                                 select(
                                     'sum("count")',
                                     '"steps"."nonfinite"',
@@ -97,7 +93,7 @@ def runs_by_step(namespace: str = DEFAULT_NAMESPACE) -> Json:
                         "Where it began. Within the chosen steps.",
                         STEPS,
                         [
-                            _table(
+                            rows(
                                 select(
                                     'sum("count") AS "values", min("step") AS "first step", '
                                     'max("step") AS "last step"',
@@ -121,7 +117,7 @@ def runs_by_step(namespace: str = DEFAULT_NAMESPACE) -> Json:
                         "reported, or silent and then lost, once it reports no more.",
                         STEPS,
                         [
-                            _table(
+                            rows(
                                 select(
                                     'last("state") AS "state", "step"',
                                     '"events"."run_state"',
@@ -130,13 +126,14 @@ def runs_by_step(namespace: str = DEFAULT_NAMESPACE) -> Json:
                                 )
                             )
                         ],
+                        overrides=[STATE],
                     ),
                     table(
                         "Resumable at",
                         "The newest checkpoint of each run: the step from which it can go on.",
                         STEPS,
                         [
-                            _table(
+                            rows(
                                 select(
                                     'last("step") AS "step"',
                                     '"events"."checkpoint"',
@@ -151,7 +148,7 @@ def runs_by_step(namespace: str = DEFAULT_NAMESPACE) -> Json:
                         "The steps of each attempt of a run; the first is 0 or has no number.",
                         STEPS,
                         [
-                            _table(
+                            rows(
                                 select(
                                     'min("step") AS "from step", max("step") AS "to step"',
                                     _EXPERIMENT,
@@ -167,20 +164,23 @@ def runs_by_step(namespace: str = DEFAULT_NAMESPACE) -> Json:
         ],
         variables=[
             # The class steps also holds nonfinite, and perhaps a canary: no experiments.
-            _variable(
+            variable(
                 "experiment",
                 f'SHOW MEASUREMENTS ON "{namespace}"."steps"',
+                STEPS,
                 regex="/^(?!nonfinite$|_).*$/",
             ),
-            _variable(
+            variable(
                 "run",
-                f'SHOW TAG VALUES FROM {_EXPERIMENT} WITH KEY = "run"',
+                tag_values("run", _EXPERIMENT, "step", "\"run\" != ''"),
+                STEPS,
                 multi=True,
                 include_all=True,
             ),
-            _variable(
+            variable(
                 "metric",
                 f"SHOW FIELD KEYS FROM {_EXPERIMENT}",
+                STEPS,
                 regex="/^(?!step$).*$/",
                 multi=True,
             ),
@@ -188,43 +188,3 @@ def runs_by_step(namespace: str = DEFAULT_NAMESPACE) -> Json:
         time_from="1970-01-01T00:00:00.000Z",
         time_to="1970-01-01T00:16:40.000Z",
     )
-
-
-def _series(query: str, alias: str) -> Json:
-    return {"rawQuery": True, "query": query, "resultFormat": "time_series", "alias": alias}
-
-
-def _table(query: str) -> Json:
-    return {"rawQuery": True, "query": query, "resultFormat": "table"}
-
-
-def _variable(
-    name: str,
-    query: str,
-    *,
-    regex: str = "",
-    multi: bool = False,
-    include_all: bool = False,
-) -> Json:
-    """A variable whose values come from a query, anew at each change of the time range.
-
-    All is one pattern, not a list: a list of a thousand runs would be as long a query.
-    """
-    variable: Json = {
-        "type": "query",
-        "name": name,
-        "label": name.capitalize(),
-        "datasource": STEPS,
-        "query": query,
-        "regex": regex,
-        "multi": multi,
-        "includeAll": include_all,
-        "refresh": 2,
-        "sort": 1,
-    }
-    if include_all:
-        variable |= {
-            "allValue": ".*",
-            "current": {"text": ["All"], "value": ["$__all"]},
-        }
-    return variable

@@ -14,22 +14,21 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prometheus_client import Metric
 from prometheus_client.metrics import MetricWrapperBase
 
-from adapters.influx import InfluxAdmin, InfluxWriter
-from admin.plan import plan_buckets, plan_mappings
-from consumers.views import StepsView, WallView
+from grafana.builders.data_quality import data_quality
 from grafana.builders.pipeline import pipeline
 from grafana.builders.runs_by_step import runs_by_step
 from janitor.decide import Patience, verdicts
 from native.ports import free_ports
-from schemas.block import Block
 from schemas.metrics import MetricsRow, encode_row
 from schemas.precision import Precision
 from schemas.run_state import line_of
 from schemas.store import AttemptState
 from telemetry import metrics
-from tests.contract.stores import CLASSES, RECENT_NS, VOLATILE, fresh_name
+from tests.contract.dashboard_database import Database, as_grafana_asks, panels
+from tests.contract.stores import RECENT_NS
 from tests.deadline import eventually
 from tests.services import Influx
 
@@ -38,71 +37,22 @@ EXPERIMENT = "res net/50 (v2)"
 RUNS = ["a", "b.1"]
 STEPS = 100
 
-#: What Grafana puts in for its variables, in each way that it writes them.
-VARIABLES = {
-    "${experiment:raw}": EXPERIMENT,
-    "${experiment:regex}": r"res net\/50 \(v2\)",
-    "${metric:raw}": "train/loss",
-    "$__interval": "1ms",
-    "$timeFilter": "time >= 0ms AND time <= 1000000ms",
-}
-
-
-def panels(dashboard: dict) -> list[dict]:
-    return [panel for panel in dashboard["panels"] if panel["type"] != "row"]
-
 
 def filled_in(query: str, run: str = r"(a|b\.1)") -> str:
-    for variable, value in {**VARIABLES, "$run": run}.items():
-        query = query.replace(variable, value)
-    assert "$" not in query.removesuffix("$").replace("$/", ""), query
-    return query
+    return as_grafana_asks(
+        query,
+        {
+            "${experiment:raw}": EXPERIMENT,
+            "${experiment:regex}": r"res net\/50 \(v2\)",
+            "${metric:raw}": "train/loss",
+            "$__interval": "1ms",
+            "$timeFilter": "time >= 0ms AND time <= 1000000ms",
+            "$run": run,
+        },
+    )
 
 
 # -- InfluxQL ---------------------------------------------------------------------------------
-
-
-class Database:
-    """A namespace of its own as `provision` makes it, filled as a worker fills it."""
-
-    def __init__(self, influx: Influx) -> None:
-        self._influx = influx
-        self.name = fresh_name()
-        with InfluxAdmin(influx.url, influx.token, influx.org) as admin:
-            for change in [
-                *plan_buckets(admin, CLASSES, [self.name]),
-                *plan_mappings(admin, [self.name]),
-            ]:
-                if change.apply is not None:
-                    change.apply()
-
-    def store(self, retention_class: str, lines: list[bytes]) -> None:
-        block = Block("t", self.name, Precision.NS, len(lines), 0, b"\n".join(lines))
-        writer = InfluxWriter(self._influx.url, self._influx.token, self._influx.org)
-        for view in (WallView(), StepsView(tag.decode() for tag in VOLATILE)):
-            target = view.target(retention_class)
-            if target is None:
-                continue
-            precision = view.precision([block])
-            rendered = view.render(block, retention_class, precision)
-            if rendered:
-                writer.write(self.name, target, rendered, precision)
-        writer.close()
-
-    def ask(self, query: str) -> list[dict]:
-        """The series of an answer, asked for as Grafana does; an error in it fails the test."""
-        request = urllib.request.Request(
-            f"{self._influx.url}/query?db={self.name}&epoch=ms",
-            data=urllib.parse.urlencode({"q": query}).encode(),
-            headers={"Authorization": f"Token {self._influx.token}"},
-        )
-        with urllib.request.urlopen(request, timeout=10) as answer:
-            (result,) = json.load(answer)["results"]
-        assert "error" not in result, (query, result["error"])
-        return result.get("series", [])
-
-    def column(self, query: str, column: int) -> set[str]:
-        return {row[column] for series in self.ask(query) for row in series["values"]}
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +158,14 @@ def test_a_run_that_says_no_more_is_shown_as_the_janitor_found_it(influx: Influx
     assert state["values"] == [[RECENT_NS // 10**6 + 1_800_000, "lost", 7]]
 
 
+def test_a_run_that_raw_has_forgotten_is_still_offered_by_step(influx: Influx) -> None:
+    database = Database(influx)
+    database.write("steps", b"resnet,run=old loss=1,step=5i 5", Precision.MS)
+    (variable,) = [each for each in runs_by_step()["templating"]["list"] if each["name"] == "run"]
+    query = variable["query"].replace("${experiment:raw}", "resnet")
+    assert database.column(query, 1) == {"old"}
+
+
 def test_variables_offer_experiments_runs_and_metrics(database: Database) -> None:
     offered = {}
     for variable in runs_by_step(database.name)["templating"]["list"]:
@@ -259,10 +217,20 @@ class MetricsPage(http.server.BaseHTTPRequestHandler):
 
 def samples(collector: MetricWrapperBase, value: int) -> list[str]:
     (family,) = collector.describe()
-    # The values that queries of the dashboard ask for by name.
-    labels = [
-        f'{name}="{"accepted" if name == "outcome" else "0"}"' for name in collector._labelnames
+    # The values that queries of the dashboards ask for by name.
+    outcomes = ["accepted", "refused"] if "outcome" in collector._labelnames else [""]
+    return [
+        line
+        for outcome in outcomes
+        for line in samples_of(
+            family,
+            [f'{name}="{outcome if name == "outcome" else "0"}"' for name in collector._labelnames],
+            value,
+        )
     ]
+
+
+def samples_of(family: Metric, labels: list[str], value: int) -> list[str]:
     if family.type != "histogram":
         name = family.name + ("_total" if family.type == "counter" else "")
         return [f"{name}{{{','.join(labels)}}} {value}\n"]
@@ -319,9 +287,15 @@ def answers(url: str) -> bool:
 
 @pytest.mark.parametrize(
     ("title", "expr"),
-    [(panel["title"], t["expr"]) for panel in panels(pipeline()) for t in panel["targets"]],
+    [
+        (panel["title"], target["expr"])
+        for build in (pipeline, data_quality)
+        for panel in panels(build())
+        for target in panel["targets"]
+        if "expr" in target
+    ],
 )
-def test_a_panel_of_pipeline_shows_something(prometheus: str, title: str, expr: str) -> None:
+def test_a_panel_about_the_pipeline_shows_something(prometheus: str, title: str, expr: str) -> None:
     query = re.sub(r"\[\$__rate_interval\]", "[5s]", expr)
     assert "$" not in query
 

@@ -191,6 +191,15 @@ def test_the_runbook_gives_commands_and_options_that_exist(command):
     assert {word for word in words if word.startswith("--")} <= options
 
 
+def test_the_page_about_dashboards_names_those_and_panels_that_exist():
+    built = [build() for build in DASHBOARDS.values()]
+    titles = {each["title"] for each in built}
+    page = (ROOT / "docs/dashboards.md").read_text("utf-8")
+    named = set(re.findall(r"(?<!\*)\*([A-Z][^*]+)\*(?!\*)", page)) - {"Stepclock"}
+    assert titles <= named
+    assert named <= titles | {panel["title"] for each in built for panel in panels(each)}
+
+
 @needs_promtool
 def test_prometheus_takes_its_configuration():
     result = run("promtool", "check", "config", "deploy/prometheus/prometheus.yml")
