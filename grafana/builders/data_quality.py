@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from adapters.influxql import select
+from grafana.builders import nonfinite
 from grafana.builders.dashboard import Json, Row, dashboard
-from grafana.builders.influx import WALL, experiments, rows, series
+from grafana.builders.influx import WALL, experiments, rows
 from grafana.builders.panel import table, time_series
 from grafana.builders.prometheus import PROMETHEUS, per_s
 from schemas.keys import DEFAULT_NAMESPACE
@@ -66,44 +67,22 @@ def data_quality(namespace: str = DEFAULT_NAMESPACE) -> Json:
             Row(
                 "NaN and infinities",
                 [
-                    time_series(
+                    nonfinite.marks(
                         "Non-finite values",
                         "By run, metric and kind, when they came.",
                         WALL,
-                        [
-                            series(
-                                select(
-                                    'sum("count")',
-                                    '"events"."nonfinite"',
-                                    _OF,
-                                    "$timeFilter",
-                                    tail="GROUP BY time($__interval), "
-                                    '"run", "metric", "kind" fill(none)',
-                                ),
-                                "$tag_run $tag_metric $tag_kind",
-                            )
-                        ],
-                        calcs=("sum",),
-                        points=True,
-                    )
-                    | {"interval": "10s"},
-                    table(
+                        "events",
+                        _OF,
+                        "10s",
+                    ),
+                    nonfinite.ends(
                         "Where they began",
                         "First and last step, and rank, of each metric. In the chosen time.",
                         WALL,
-                        [
-                            rows(
-                                select(
-                                    'sum("count") AS "values", min("step") AS "first step", '
-                                    'max("step") AS "last step"',
-                                    '"events"."nonfinite"',
-                                    _OF,
-                                    "$timeFilter",
-                                    tail='GROUP BY "experiment", "run", "metric", "kind", "rank"',
-                                )
-                            )
-                        ],
-                        hidden=("Time",),
+                        "events",
+                        _OF,
+                        "$timeFilter",
+                        by='"experiment", "run", "metric", "kind", "rank"',
                     ),
                 ],
             ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from adapters.influxql import select
+from grafana.builders import nonfinite
 from grafana.builders.dashboard import Json, Row, dashboard
 from grafana.builders.influx import (
     WALL,
@@ -193,22 +194,13 @@ def run(namespace: str = DEFAULT_NAMESPACE) -> Json:
                             )
                         ],
                     ),
-                    table(
+                    nonfinite.ends(
                         "Non-finite values",
                         "How many values were NaN or infinite, and at which steps. Of all time.",
                         WALL,
-                        [
-                            rows(
-                                select(
-                                    'sum("count") AS "values", min("step") AS "first step", '
-                                    'max("step") AS "last step"',
-                                    '"events"."nonfinite"',
-                                    _OF,
-                                    tail='GROUP BY "metric", "kind"',
-                                )
-                            )
-                        ],
-                        hidden=("Time",),
+                        "events",
+                        _OF,
+                        by='"metric", "kind"',
                     ),
                 ],
                 height=10,

@@ -7,6 +7,7 @@ of steps: 1970-01-01T00:16:40Z is step 1,000,000. Asked in InfluxQL.
 from __future__ import annotations
 
 from adapters.influxql import select
+from grafana.builders import nonfinite
 from grafana.builders.dashboard import Json, Row, dashboard
 from grafana.builders.influx import STEPS, rows, series, tag_values, variable
 from grafana.builders.panel import STATE, repeated, table, time_series, trend
@@ -67,44 +68,22 @@ def runs_by_step(namespace: str = DEFAULT_NAMESPACE) -> Json:
             Row(
                 "NaN and infinities",
                 [
-                    time_series(
+                    nonfinite.marks(
                         "Non-finite values by step",
                         "How many values were NaN or infinite, by run and metric.",
                         STEPS,
-                        [
-                            series(
-                                select(
-                                    'sum("count")',
-                                    '"steps"."nonfinite"',
-                                    _OF_EXPERIMENT,
-                                    "$timeFilter",
-                                    tail="GROUP BY time($__interval), "
-                                    '"run", "metric", "kind" fill(none)',
-                                ),
-                                "$tag_run $tag_metric $tag_kind",
-                            )
-                        ],
-                        calcs=("sum",),
-                        points=True,
-                    )
-                    | {"interval": "1ms"},
-                    table(
+                        "steps",
+                        _OF_EXPERIMENT,
+                        "1ms",
+                    ),
+                    nonfinite.ends(
                         "Non-finite values, first and last step",
                         "Where it began. Within the chosen steps.",
                         STEPS,
-                        [
-                            rows(
-                                select(
-                                    'sum("count") AS "values", min("step") AS "first step", '
-                                    'max("step") AS "last step"',
-                                    '"steps"."nonfinite"',
-                                    _OF_EXPERIMENT,
-                                    "$timeFilter",
-                                    tail='GROUP BY "run", "metric", "kind"',
-                                )
-                            )
-                        ],
-                        hidden=("Time",),
+                        "steps",
+                        _OF_EXPERIMENT,
+                        "$timeFilter",
+                        by='"run", "metric", "kind"',
                     ),
                 ],
             ),
