@@ -84,6 +84,7 @@ def annotation(name: str, query: str, column: str, colour: str) -> Json:
         "datasource": WALL,
         "enable": True,
         "iconColor": colour,
+        "textColumn": column,  # for its editor; what is drawn follows the target
         "target": {
             "refId": "Anno",
             "rawQuery": True,
