@@ -106,7 +106,7 @@ def attempt_steps(first: list[Table], last: list[Table]) -> list[AttemptSteps]:
 
 
 def attempt_states(tables: list[Table]) -> list[AttemptState]:
-    """Rows of time, state, first_step, step and reason, one a table."""
+    """What `influxql.newest_states` asks for: time, state, first_step, step, reason in each."""
     return [
         AttemptState(
             experiment=tags.get("experiment", ""),

@@ -11,7 +11,6 @@ from adapters.influx_connection import connect, translated
 from adapters.influx_reader import InfluxReader
 from schemas import canary
 from schemas.retention import EVENTS_CLASS, STEP_CLASS
-from schemas.run_state import MEASUREMENT
 from schemas.store import (
     AttemptState,
     AttemptSteps,
@@ -60,17 +59,7 @@ class InfluxAttempts:
 
     def attempt_states(self, namespace: str, since_ns: int) -> list[AttemptState]:
         """The newest line of each series, with what else stands in it."""
-        (tables,) = self._reader.tables(
-            namespace,
-            [EVENTS_CLASS],
-            influxql.select(
-                'last("state"), "first_step", "step", "reason"',
-                influxql.measurement(EVENTS_CLASS, MEASUREMENT),
-                "\"run\" != ''",
-                influxql.within(since_ns, None),
-                tail='GROUP BY "experiment", "run", "rank", "attempt", "by"',
-            ),
-        )
+        (tables,) = self._reader.tables(namespace, [EVENTS_CLASS], influxql.newest_states(since_ns))
         return attempt_states(tables)
 
     def canary_ns(self, retention_class: str) -> int | None:

@@ -16,6 +16,7 @@ import urllib3
 from adapters import influxql
 from adapters.influx_answer import (
     Table,
+    attempt_states,
     field_types,
     results_of,
     run_series,
@@ -28,7 +29,8 @@ from adapters.influx_connection import store_error, translated
 from schemas.buckets import cut
 from schemas.experiment import is_reserved
 from schemas.precision import Precision
-from schemas.retention import DEFAULT_CLASS, STEP_CLASS
+from schemas.retention import DEFAULT_CLASS, EVENTS_CLASS, STEP_CLASS
+from schemas.run_state import asked_since_ns, with_states
 from schemas.store import (
     Clock,
     RunSeries,
@@ -93,7 +95,8 @@ class InfluxReader:
         """Runs sorted by name.
 
         The last time is that of class raw. First and last step are read from class steps,
-        whose order they are the ends of; over raw the server would read every point.
+        whose order they are the ends of; over raw the server would read every point. States are
+        asked for once it is known how old the runs are.
         """
         raw = influxql.measurement(DEFAULT_CLASS, experiment)
         steps = influxql.measurement(STEP_CLASS, experiment)
@@ -110,7 +113,15 @@ class InfluxReader:
             RunSummary(run, first_step.get(run), last_step.get(run), last_ns)
             for run, last_ns in time_by_run(latest).items()
         ]
-        return sorted(summaries, key=lambda summary: summary.run)
+        if not summaries:
+            return []
+        (said,) = self.tables(
+            namespace,
+            [EVENTS_CLASS],
+            influxql.newest_states(asked_since_ns(summaries), experiment),
+        )
+        summaries.sort(key=lambda summary: summary.run)
+        return with_states(summaries, experiment, attempt_states(said))
 
     def metrics(self, namespace: str, experiment: str, clock: Clock) -> list[str]:
         """Numeric fields of an experiment, sorted, without `step`."""

@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from schemas.retention import EVENTS_CLASS
+from schemas.run_state import MEASUREMENT
+
 #: Times that the server can hold, in ns since 1970.
 MIN_TIME_NS = -(2**63) + 2
 MAX_TIME_NS = 2**63 - 2
@@ -57,6 +60,19 @@ def select(what: str, source: str, *conditions: str, tail: str = "") -> str:
 def group_by(width_ns: int, start_ns: int) -> str:
     """Groups by run and by buckets of width_ns, one of which begins at start_ns; no empty ones."""
     return f'GROUP BY time({width_ns}ns, {start_ns % width_ns}ns), "run" fill(none)'
+
+
+def newest_states(since_ns: int, experiment: str | None = None) -> str:
+    """The query for the newest line of each series of `schemas.run_state`, and what it holds."""
+    of_experiment = [] if experiment is None else [f'"experiment" = {string(experiment)}']
+    return select(
+        'last("state"), "first_step", "step", "reason"',
+        measurement(EVENTS_CLASS, MEASUREMENT),
+        "\"run\" != ''",
+        *of_experiment,
+        within(since_ns, None),
+        tail='GROUP BY "experiment", "run", "rank", "attempt", "by"',
+    )
 
 
 def show_measurements(namespace: str, retention_class: str) -> str:

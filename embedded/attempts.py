@@ -30,7 +30,10 @@ SELECT series.id, series.tags,
 FROM measurement
 CROSS JOIN series ON series.measurement_id = measurement.id
 CROSS JOIN field ON field.measurement_id = measurement.id AND field.name = 'state'
-WHERE namespace = ? AND class = ? AND measurement.name = ? AND run IS NOT NULL AND last_ns >= ?
+WHERE namespace = :namespace AND class = :class AND measurement.name = :measurement
+    AND run IS NOT NULL
+    AND (:experiment IS NULL OR json_extract(tags, '$.experiment') = :experiment)
+    AND last_ns >= :since
 """
 
 _AT = """
@@ -75,10 +78,19 @@ def attempt_steps(connection: sqlite3.Connection, namespace: str) -> list[Attemp
 
 
 def attempt_states(
-    connection: sqlite3.Connection, namespace: str, since_ns: int
+    connection: sqlite3.Connection, namespace: str, since_ns: int, experiment: str | None = None
 ) -> list[AttemptState]:
     """The newest line of each series of run_state, of those from since_ns on."""
-    newest = connection.execute(_NEWEST, (namespace, EVENTS_CLASS, MEASUREMENT, since_ns))
+    newest = connection.execute(
+        _NEWEST,
+        {
+            "namespace": namespace,
+            "class": EVENTS_CLASS,
+            "measurement": MEASUREMENT,
+            "experiment": experiment,
+            "since": since_ns,
+        },
+    )
     states = []
     for series_id, text, last_ns in newest.fetchall():
         tags = decode_tags(text)

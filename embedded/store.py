@@ -16,6 +16,7 @@ from embedded.store_file import StoreFile
 from schemas import retention as retention_classes
 from schemas.precision import Precision
 from schemas.retention import DEFAULT_CLASS, STEP_CLASS, RetentionClass
+from schemas.run_state import asked_since_ns, with_states
 from schemas.store import (
     AttemptState,
     AttemptSteps,
@@ -141,7 +142,12 @@ class SqliteStore:
     def runs(self, namespace: str, experiment: str) -> list[RunSummary]:
         """Runs of an experiment sorted by name; [] for an unknown experiment."""
         with self._file.reading() as connection:
-            return store_queries.runs(connection, namespace, experiment)
+            found = store_queries.runs(connection, namespace, experiment)
+            if not found:
+                return []
+            since_ns = asked_since_ns(found)
+            said = attempts.attempt_states(connection, namespace, since_ns, experiment)
+        return with_states(found, experiment, said)
 
     def metrics(self, namespace: str, experiment: str, clock: Clock) -> list[str]:
         """Numeric fields of an experiment, sorted, without `step`."""

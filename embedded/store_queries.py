@@ -79,7 +79,7 @@ def experiments(connection: sqlite3.Connection, namespace: str) -> list[str]:
 
 
 def runs(connection: sqlite3.Connection, namespace: str, experiment: str) -> list[RunSummary]:
-    """Runs with points in class raw; first and last step are the ends of class steps."""
+    """Runs with points in class raw, without states; their steps are the ends of class steps."""
     raw_id = _measurement_id(connection, namespace, DEFAULT_CLASS, experiment)
     steps_id = _measurement_id(connection, namespace, STEP_CLASS, experiment)
     step_field, _kind = _field(connection, steps_id, "step")

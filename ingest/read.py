@@ -28,6 +28,12 @@ class Run(BaseModel):
     first_step: int | None = Field(description="Smallest step, null without steps.")
     last_step: int | None = Field(description="Largest step, null without steps.")
     last_time_ns: int = Field(description="Unix time of its newest point in ns.")
+    state: str | None = Field(
+        description="How it stands: running, finished, failed, preempted, silent, lost; null where "
+        "nobody told."
+    )
+    attempt: int | None = Field(description="Its newest attempt, null where nobody told.")
+    reason: str | None = Field(description="Why it stands so, null where nobody told.")
 
 
 class Runs(BaseModel):

@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from schemas.run_state import JANITOR, State, number_of
+from schemas.run_state import JANITOR, SUMMARY, RunKey, State, number_of, place_of, standings
 from schemas.store import AttemptState, AttemptSteps, StaleSteps
 
 _NS_PER_S = 10**9
@@ -17,9 +17,6 @@ _NS_PER_S = 10**9
 #: Canaries come every few seconds; so much time may have passed since the newest.
 _CANARY_APART_NS = 30 * _NS_PER_S
 _CANARIES_COUNT_NS = 86_400 * _NS_PER_S
-
-#: Experiment and run.
-Run = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,9 +49,9 @@ def stale_steps(
 
 def _begins(
     steps: Iterable[AttemptSteps], states: Iterable[AttemptState]
-) -> Mapping[Run, Mapping[int, int]]:
+) -> Mapping[RunKey, Mapping[int, int]]:
     """The step at which each attempt of a run begins, by its number."""
-    begins: defaultdict[Run, dict[int, int]] = defaultdict(dict)
+    begins: defaultdict[RunKey, dict[int, int]] = defaultdict(dict)
     known: list[AttemptSteps | AttemptState] = [*steps, *states]
     for one in known:
         number = number_of(one.attempt)
@@ -62,20 +59,6 @@ def _begins(
             of_run = begins[one.experiment, one.run]
             of_run[number] = min(of_run.get(number, one.first_step), one.first_step)
     return begins
-
-
-def newest_states(states: Iterable[AttemptState]) -> dict[Run, AttemptState]:
-    """How each run stands: the newest line of its highest attempt, the janitor's included.
-
-    What an earlier attempt says after the next one has begun tells nothing of the run.
-    """
-    newest: dict[Run, AttemptState] = {}
-    for state in states:
-        run = (state.experiment, state.run)
-        known = newest.get(run)
-        if known is None or _order(state) > _order(known):
-            newest[run] = state
-    return newest
 
 
 def judged_at(now_ns: int, canary_ns: int | None) -> int:
@@ -98,14 +81,33 @@ def verdicts(
     is the same whoever writes it; a heartbeat after that moment makes the run running again.
     """
     known = list(states)
-    newest = newest_states(known)
-    for run, last in newest_states(one for one in known if one.by != JANITOR).items():
+    said = standings(one for one in known if one.by == JANITOR)
+    for run, last in standings(one for one in known if not one.by).items():
         if last.state != State.RUNNING:
             continue
         verdict = _verdict(last, now_ns, patience)
         # One that is as new stands already; a newer one was made by other settings.
-        if verdict is not None and _order(verdict) > _order(newest[run]):
+        if verdict is not None and (run not in said or _order(verdict) > _order(said[run])):
             yield verdict
+
+
+def summaries(states: Iterable[AttemptState], since_ns: int) -> Iterator[AttemptState]:
+    """A line for each run of which the newest line does not say how it stands.
+
+    Dashboards show a run's newest line: that may be one rank's, an old attempt's, or a verdict
+    on a run whose own end was stored late. The summary is the newest line then. Runs without a
+    line since since_ns are left as they are: the others of them may not be known any more.
+    """
+    known = list(states)
+    newest: dict[RunKey, AttemptState] = {}
+    for state in known:
+        run = (state.experiment, state.run)
+        if run not in newest or state.time_ns > newest[run].time_ns:
+            newest[run] = state
+    for run, stands in standings(known).items():
+        last = newest[run]
+        if last.time_ns >= since_ns and last.state != stands.state:
+            yield replace(stands, time_ns=last.time_ns + 1, by=SUMMARY)
 
 
 def _verdict(last: AttemptState, now_ns: int, patience: Patience) -> AttemptState | None:
@@ -121,5 +123,4 @@ def _verdict(last: AttemptState, now_ns: int, patience: Patience) -> AttemptStat
 
 
 def _order(state: AttemptState) -> tuple[int, int]:
-    number = number_of(state.attempt)
-    return (-1 if number is None else number, state.time_ns)
+    return place_of(state), state.time_ns

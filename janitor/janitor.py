@@ -8,10 +8,10 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
-from janitor.decide import Patience, judged_at, newest_states, stale_steps, verdicts
+from janitor.decide import Patience, judged_at, stale_steps, summaries, verdicts
 from schemas.precision import Precision
 from schemas.retention import EVENTS_CLASS
-from schemas.run_state import State, line_of
+from schemas.run_state import JANITOR, LOOK_BACK_NS, State, line_of, standings
 from schemas.store import (
     AttemptState,
     AttemptStore,
@@ -29,9 +29,9 @@ from telemetry.metrics import (
 
 _log = logging.getLogger("stepclock.janitor")
 
-#: How old lines of run_state may be that are looked at: a run whose last one is older has been
-#: lost for days, or nobody was there to say so.
-_LOOK_BACK_NS = 7 * 86_400 * 10**9
+#: How long before the oldest lines that are looked at a run's newest one may stand for all of its
+#: others to be there: its ranks end within it.
+_WHOLE_NS = 86_400 * 10**9
 
 #: Lines of a write.
 _LINES = 1000
@@ -102,7 +102,9 @@ class Janitor:
         # The canary first: what a gateway took before it, and is stored, is found after it.
         judged_at_ns = judged_at(now_ns, self._store.canary_ns(self._canary_class))
         # States second: an attempt that says where it begins has its points at the latest soon.
-        states = self._store.attempt_states(namespace, now_ns - _LOOK_BACK_NS)
+        # A run whose last line is older has been lost for days, or nobody was there to say so.
+        since_ns = now_ns - LOOK_BACK_NS
+        states = self._store.attempt_states(namespace, since_ns)
         stale = list(stale_steps(self._store.attempt_steps(namespace), states))
         if len(stale) > max_deletions:
             self._rng.shuffle(stale)
@@ -115,11 +117,13 @@ class Janitor:
                 self._store.delete_steps(namespace, one)
                 JANITOR_DELETIONS.inc()
         new = list(verdicts(states, judged_at_ns, self._patience))
+        new += list(summaries((*states, *new), since_ns + _WHOLE_NS))
         for state in new:
-            self._say(f"{namespace}: {state.experiment} {state.run}: {state.state}, {state.reason}")
+            why = f", {state.reason}" if state.reason else ""
+            self._say(f"{namespace}: {state.experiment} {state.run}: {state.state}{why}")
         if not self._dry_run:
             self._write(namespace, new)
-        counts.update(state.state for state in newest_states((*states, *new)).values())
+        counts.update(state.state for state in standings((*states, *new)).values())
         return min(len(stale), max_deletions), len(stale) <= max_deletions
 
     def _write(self, namespace: str, states: Sequence[AttemptState]) -> None:
@@ -132,4 +136,5 @@ class Janitor:
                 _log.warning("namespace %s: states can't be written: %s", namespace, exc)
             else:
                 for state in some:
-                    JANITOR_VERDICTS.labels(state.state).inc()
+                    if state.by == JANITOR:
+                        JANITOR_VERDICTS.labels(state.state).inc()

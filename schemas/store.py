@@ -113,12 +113,19 @@ class Clock(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RunSummary:
-    """One run of an experiment: its newest point in class raw, its ends in class steps."""
+    """One run of an experiment: its newest point in class raw, its ends in class steps.
+
+    state, attempt and reason: how it stands (`schemas.run_state.standings`); None where no line
+    tells.
+    """
 
     run: str
     first_step: int | None
     last_step: int | None
     last_time_ns: int
+    state: str | None = None
+    attempt: int | None = None
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +182,7 @@ class StoreReader(Protocol):
         ...
 
     def runs(self, namespace: str, experiment: str) -> list[RunSummary]:
-        """Runs of an experiment sorted by name; [] for an unknown experiment."""
+        """Runs of an experiment sorted by name, with their states; [] for an unknown experiment."""
         ...
 
     def metrics(self, namespace: str, experiment: str, clock: Clock) -> list[str]:

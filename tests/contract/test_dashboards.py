@@ -11,6 +11,7 @@ import threading
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,11 @@ from prometheus_client.metrics import MetricWrapperBase
 from grafana.builders.data_quality import data_quality
 from grafana.builders.pipeline import pipeline
 from grafana.builders.runs_by_step import runs_by_step
-from janitor.decide import Patience, verdicts
+from janitor.decide import Patience, summaries, verdicts
 from native.ports import free_ports
 from schemas.metrics import MetricsRow, encode_row
 from schemas.precision import Precision
-from schemas.run_state import line_of
+from schemas.run_state import line_of, standings
 from schemas.store import AttemptState
 from telemetry import metrics
 from tests.contract.dashboard_database import Database, as_grafana_asks, panels
@@ -164,6 +165,21 @@ def test_a_run_that_raw_has_forgotten_is_still_offered_by_step(influx: Influx) -
     (variable,) = [each for each in runs_by_step()["templating"]["list"] if each["name"] == "run"]
     query = variable["query"].replace("${experiment:raw}", "resnet")
     assert database.column(query, 1) == {"old"}
+
+
+def test_a_table_agrees_with_the_read_route_once_the_janitor_has_summed_up(
+    influx: Influx,
+) -> None:
+    database = Database(influx)
+    first = AttemptState(EXPERIMENT, "a", RECENT_NS, "failed", "0", "1", step=7)
+    states = [first, replace(first, rank="1", time_ns=RECENT_NS + 10**6, state="preempted")]
+    database.store("events", [line_of(one) for one in states])
+    (state,) = database.ask(filled_in(queries()["State"], run="a"))
+    assert state["values"][0][1:] == ["preempted", 7]
+    database.store("events", [line_of(one) for one in summaries(states, 0)])
+    (state,) = database.ask(filled_in(queries()["State"], run="a"))
+    assert state["values"][0][1:] == ["failed", 7]
+    assert standings(states)[EXPERIMENT, "a"] == first
 
 
 def test_variables_offer_experiments_runs_and_metrics(database: Database) -> None:

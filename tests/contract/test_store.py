@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
 
@@ -13,7 +14,9 @@ from hypothesis import strategies as st
 
 from adapters.influx import InfluxReader
 from schemas.precision import Precision
+from schemas.run_state import line_of
 from schemas.store import (
+    AttemptState,
     Clock,
     FieldConflict,
     LinesRefused,
@@ -342,6 +345,41 @@ def test_runs_have_their_smallest_and_largest_step_and_newest_time(
     ]
 
 
+def test_runs_have_the_state_and_the_attempt_that_they_told(store: Store, namespace: str) -> None:
+    month_ns = 30 * 86_400 * 10**9
+    runs = {
+        "old": RECENT_NS - month_ns,
+        "resumed": RECENT_NS,
+        "gone": RECENT_NS,
+        "plain": RECENT_NS,
+    }
+    store.write(
+        namespace,
+        lines_of([Sample("e", {"run": run}, {"a": 1.0}, at_ns) for run, at_ns in runs.items()]),
+    )
+    resumed = AttemptState("e", "resumed", RECENT_NS, "running", rank="0", attempt="2")
+    states = [
+        AttemptState(
+            "e", "old", RECENT_NS - month_ns, "failed", "0", "1", reason="no memory, 1 'x'"
+        ),
+        resumed,
+        replace(resumed, rank="1", time_ns=RECENT_NS - 9),
+        replace(resumed, attempt="1", state="preempted", time_ns=RECENT_NS + 9, reason="SIGTERM"),
+        replace(resumed, run="gone", time_ns=RECENT_NS - 9),
+        replace(resumed, run="gone", state="silent", by="janitor", reason="no heartbeat"),
+        replace(resumed, experiment="another", run="plain"),
+        replace(resumed, run="without points"),
+    ]
+    lines = b"\n".join(map(line_of, states))
+    store.writer.write(namespace, "events", lines, Precision.NS)
+    assert store.reader.runs(namespace, "e") == [
+        RunSummary("gone", None, None, RECENT_NS, "silent", 2, "no heartbeat"),
+        RunSummary("old", None, None, RECENT_NS - month_ns, "failed", 1, "no memory, 1 'x'"),
+        RunSummary("plain", None, None, RECENT_NS),
+        RunSummary("resumed", None, None, RECENT_NS, "running", 2),
+    ]
+
+
 def test_the_metrics_of_an_experiment_are_its_numeric_fields_by_each_clock(
     store: Store, namespace: str
 ) -> None:
@@ -442,9 +480,14 @@ def test_odd_names_stay_what_they_are(store: Store, namespace: str, name: str) -
         Sample(name, {"run": "other"}, {name: 2.5, "step": 1}, RECENT_NS),
     ]
     store.write(namespace, lines_of(samples))
+    state = line_of(AttemptState(name, name, RECENT_NS, "finished"))
+    store.writer.write(namespace, "events", state, Precision.NS)
     reader = store.reader
     assert reader.experiments(namespace) == [name]
-    assert {run.run for run in reader.runs(namespace, name)} == {name, "other"}
+    assert {run.run: run.state for run in reader.runs(namespace, name)} == {
+        name: "finished",
+        "other": None,
+    }
     for clock in Clock:
         (series,) = reader.series(SeriesQuery(namespace, name, name, runs=(name,), clock=clock))
         assert (series.run, series.mean) == (name, (1.5,))

@@ -16,6 +16,7 @@ from schemas import canary, line_protocol
 from schemas.buckets import Buckets, cut
 from schemas.precision import Precision
 from schemas.retention import DEFAULT_CLASS, STEP_CLASS
+from schemas.run_state import asked_since_ns, with_states
 from schemas.store import (
     AttemptState,
     AttemptSteps,
@@ -195,7 +196,7 @@ class MemoryStore:
             step = point.fields.get("step")
             if isinstance(step, int):
                 steps.setdefault(run, []).append(step)
-        return [
+        found = [
             RunSummary(
                 run,
                 first_step=min(steps[run]) if run in steps else None,
@@ -204,6 +205,10 @@ class MemoryStore:
             )
             for run in sorted(times)
         ]
+        if not found:
+            return []
+        said = self.attempt_states(namespace, asked_since_ns(found))
+        return with_states(found, experiment, said)
 
     def metrics(self, namespace: str, experiment: str, clock: Clock) -> list[str]:
         retention_class = STEP_CLASS if clock is Clock.STEP else DEFAULT_CLASS

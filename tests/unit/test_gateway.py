@@ -42,7 +42,10 @@ class Reader:
         return [f"of-{namespace}"]
 
     def runs(self, namespace, experiment):
-        return [RunSummary("r1", 0, 9, 123)]
+        return [
+            RunSummary("r1", 0, 9, 123),
+            RunSummary("r2", None, None, 124, "failed", 3, "ValueError: no memory"),
+        ]
 
     def series(self, query):
         self.asked = query
@@ -465,7 +468,26 @@ async def test_read_routes_answer_for_the_key_s_namespace(gateway):
     assert (await get("GET", "/api/v1/experiments")).json() == {"experiments": ["of-stepclock"]}
     assert (await get("GET", "/api/v1/experiments/resnet/runs")).json() == {
         "experiment": "resnet",
-        "runs": [{"run": "r1", "first_step": 0, "last_step": 9, "last_time_ns": 123}],
+        "runs": [
+            {
+                "run": "r1",
+                "first_step": 0,
+                "last_step": 9,
+                "last_time_ns": 123,
+                "state": None,
+                "attempt": None,
+                "reason": None,
+            },
+            {
+                "run": "r2",
+                "first_step": None,
+                "last_step": None,
+                "last_time_ns": 124,
+                "state": "failed",
+                "attempt": 3,
+                "reason": "ValueError: no memory",
+            },
+        ],
     }
     answer = await get(
         "GET",

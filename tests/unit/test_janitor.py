@@ -159,6 +159,38 @@ def test_a_run_goes_silent_is_lost_and_comes_back():
     assert seen == ["running", "silent", "lost", "lost", "running"]
 
 
+def test_a_run_that_ended_in_an_outage_is_finished_in_its_newest_line_once_that_is_stored():
+    rig = Rig()
+    rig.say()
+    rig.now_ns += 2000 * S
+    rig.janitor.round()
+    assert rig.state() == "lost"
+    rig.say("finished", ago_s=1940)
+    verdicts = metrics.JANITOR_VERDICTS.labels("lost")._value.get()
+    for _ in range(3):
+        rig.janitor.round()
+        assert rig.state() == "finished"
+    assert rig.said == ["n: e r: lost, no heartbeat for 1800 s", "n: e r: finished"]
+    assert metrics.JANITOR_RUNS.labels("finished")._value.get() == 1
+    assert metrics.JANITOR_VERDICTS.labels("lost")._value.get() == verdicts
+
+
+def test_a_run_of_a_week_ago_stays_what_it_was_while_its_lines_go_out_of_sight():
+    rig = Rig()
+    rig.say("failed", rank="0")
+    rig.now_ns += 5 * S
+    rig.say("preempted", rank="1")
+    rig.janitor.round()
+    assert rig.state() == "failed"
+    for _ in range(7 * 24 * 2):
+        rig.now_ns += 1800 * S
+        rig.janitor.round()
+    rig.now_ns -= 2 * S
+    rig.janitor.round()
+    assert rig.state() == "failed"
+    assert rig.said == ["n: e r: failed"]
+
+
 def test_two_janitors_say_the_same_at_different_times():
     rig = Rig()
     rig.say(ago_s=200)

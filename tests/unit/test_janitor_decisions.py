@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from janitor.decide import Patience, judged_at, newest_states, stale_steps, verdicts
+from janitor.decide import Patience, judged_at, stale_steps, summaries, verdicts
+from schemas.run_state import standings
 from schemas.store import AttemptState, AttemptSteps, StaleSteps
 
 S = 10**9
@@ -155,7 +156,6 @@ def test_a_verdict_keeps_what_is_known_of_the_run_and_says_why():
 def test_a_run_that_comes_back_is_running_by_its_own_line_and_may_be_lost_again():
     lost = running(1800, state="lost", by="janitor")
     back = running(2000)
-    assert newest_states([lost, back]) == {("e", "r"): back}
     assert said([lost, back], 2100) == []
     assert said([lost, back], 2120) == [("r", "silent", 2120)]
 
@@ -167,7 +167,6 @@ def test_one_rank_with_a_heartbeat_is_enough():
 def test_an_earlier_attempt_tells_nothing_of_the_run():
     old = running(900, attempt="1", state="preempted")
     new = running(800, attempt="2")
-    assert newest_states([new, old]) == {("e", "r"): new}
     assert said([new, old], 920) == [("r", "silent", 920)]
     zombie = running(1000, attempt="1")
     assert said([new, zombie], 1001) == [("r", "silent", 920)]
@@ -176,3 +175,58 @@ def test_an_earlier_attempt_tells_nothing_of_the_run():
 def test_a_state_without_an_attempt_counts_where_there_is_no_other():
     assert said([running(0, attempt="")], 121) == [("r", "silent", 120)]
     assert said([running(0, attempt=""), running(0, attempt="0", state="finished")], 121) == []
+
+
+def test_a_rank_that_ended_without_a_word_is_missed_though_another_one_finished():
+    assert said([running(0, rank="0"), running(9, rank="1", state="finished")], 121) == [
+        ("r", "silent", 120)
+    ]
+
+
+# -- summaries ----------------------------------------------------------------------------------
+
+
+def summed_up(*states, since_s=0):
+    return [
+        (one.attempt, one.state, one.time_ns - S * (one.time_ns // S), one.time_ns // S)
+        for one in summaries(states, since_s * S)
+    ]
+
+
+def test_a_run_whose_newest_line_says_how_it_stands_needs_no_summary():
+    assert summed_up(running(0), running(9, state="finished")) == []
+    assert summed_up(running(0), running(120, state="silent", by="janitor")) == []
+
+
+@pytest.mark.parametrize(
+    ("states", "expected"),
+    [
+        # Ended while the server was away, and synced after it was given up.
+        ([running(60, state="finished"), running(1800, state="lost", by="janitor")], "finished"),
+        # Another rank was ended because this one failed.
+        ([running(60, state="failed"), running(61, rank="1", state="preempted")], "failed"),
+        ([running(60), running(61, rank="1", state="finished")], "running"),
+        # An old job that goes on beside the resumed one.
+        ([running(60, attempt="2", state="finished"), running(61)], "finished"),
+    ],
+)
+def test_the_newest_line_of_a_run_says_how_it_stands_once_it_is_summed_up(states, expected):
+    (summary,) = summaries(states, 0)
+    assert summary.state == expected
+    assert summary.by == "summary"
+    assert summary.time_ns == max(one.time_ns for one in states) + 1
+    assert summed_up(*states, summary) == []
+    assert standings([*states, summary]) == standings(states)
+
+
+def test_what_was_summed_up_is_so_again_after_news():
+    zombie = running(61)
+    ended = running(60, attempt="2", state="finished")
+    (summary,) = summaries([ended, zombie], 0)
+    assert summed_up(ended, replace(zombie, time_ns=91 * S), summary) == [("2", "finished", 1, 91)]
+
+
+def test_a_run_of_which_lines_may_be_out_of_sight_is_not_summed_up():
+    states = [running(60, state="failed"), running(61, rank="1", state="preempted")]
+    assert summed_up(*states, since_s=62) == []
+    assert len(summed_up(*states, since_s=61)) == 1
