@@ -91,8 +91,8 @@ def test_what_the_terminal_can_not_show_does_not_end_a_command():
 # -- tail ---------------------------------------------------------------------------------------
 
 
-def summary(last_step, state="running"):
-    return RunSummary("resnet50", "r1", 0, last_step, 5 * SECOND, state, 0)
+def summary(last_step, state="running", reason=None):
+    return RunSummary("resnet50", "r1", 0, last_step, 5 * SECOND, state, 0, reason)
 
 
 class Store:
@@ -125,22 +125,67 @@ class Store:
 def test_tail_prints_a_line_for_each_change_until_the_run_ends():
     out = io.StringIO()
     waits = []
-    store = Store(summary(10), summary(11), Failed("away"), None)
+    store = Store(summary(10), summary(11), Failed("away"), None, None)
     view = View(Terminal(out))
     follow(store, summary(10), ["*"], view, 2.0, once=False, sleep=waits.append)
     assert out.getvalue().splitlines() == [
         "r1 running step=10 lr=0.5 train/loss=0.5",
         "r1 running step=11 lr=0.5 train/loss=0.5",
         "r1 finished step=99 lr=0.5 train/loss=0.5",
+        "r1 has finished",
     ]
-    assert waits == [2.0] * 4
+    assert waits == [2.0] * 5
+
+
+def followed(first, *looks):
+    """What tail prints of a run that goes on so; it must need all the looks."""
+    out = io.StringIO()
+    store = Store(*looks)
+    follow(store, first, ["lr"], View(Terminal(out)), 2.0, once=False, sleep=lambda _: None)
+    assert store.looks == []
+    return out.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("state", "reason", "said"),
+    [
+        ("finished", None, "r1 has finished"),
+        ("failed", "ValueError: no\nmemory", "r1 has failed: ValueError: no?memory"),
+        ("lost", "no heartbeat for 1800 s", "r1 is lost: no heartbeat for 1800 s"),
+    ],
+)
+def test_tail_says_how_a_run_ended_that_was_over_before(state, reason, said):
+    assert followed(summary(9, state, reason)) == [f"r1 {state} step=9 lr=0.5", said]
+
+
+def test_rows_that_are_stored_after_the_end_of_their_run_are_shown():
+    assert followed(summary(8), summary(8, "failed"), summary(9, "failed")) == [
+        "r1 running step=8 lr=0.5",
+        "r1 failed step=8 lr=0.5",
+        "r1 failed step=9 lr=0.5",
+        "r1 has failed",
+    ]
+
+
+@pytest.mark.parametrize("state", ["preempted", "silent", None])
+def test_tail_waits_for_runs_that_may_go_on(state):
+    resumed = summary(3)
+    assert followed(summary(9, state), summary(9, state), resumed, None, None)[1:] == [
+        "r1 running step=3 lr=0.5",
+        "r1 finished step=99 lr=0.5",
+        "r1 has finished",
+    ]
+
+
+def test_a_run_that_ended_and_was_started_again_is_followed():
+    assert followed(summary(8), None, summary(3), None, None)[-1] == "r1 has finished"
 
 
 def test_tail_draws_over_what_it_drew_and_says_when_it_can_not_read(screen):
-    store = Store(Failed("the server is away"), None)
+    store = Store(Failed("the server is away"), None, None)
     view = View(Terminal(screen, environ={"NO_COLOR": "1"}), lambda: 8 * SECOND)
     follow(store, summary(10), ["*"], view, 2.0, once=False, sleep=lambda _: None)
-    first, second, third = screen.getvalue().replace("\x1b[J", "").split("\x1b[")[0:3]
+    first, second, third, *_, last = screen.getvalue().replace("\x1b[J", "").split("\x1b[")
     assert first.splitlines() == [
         "resnet50  r1  running  attempt 0  step 10  3.0 s ago",
         "lr                   0.5  █▁",
@@ -151,6 +196,8 @@ def test_tail_draws_over_what_it_drew_and_says_when_it_can_not_read(screen):
     assert third.startswith("4A")
     assert "finished" in third
     assert "away" not in third
+    assert last.startswith("3Aresnet50  r1  finished")
+    assert last.splitlines()[-1] == "r1 has finished"
 
 
 def test_tail_fits_the_terminal(screen):

@@ -285,7 +285,7 @@ def test_runs_lists_what_is_stored_the_newest_first_and_not_the_doctor_s(command
     assert done.returncode == 0, done.stderr
     head, *rows = done.stdout.splitlines()
     assert head.split() == ["EXPERIMENT", "RUN", "STATE", "ATTEMPT", "STEPS", "AGE"]
-    assert any(re.match(r"resnet50 +r12 +\S+ +\S+ +0 - 99 +\d", row) for row in rows)
+    assert any(re.match(r"resnet50 +r12 +finished +1 +0 - 99 +\d", row) for row in rows)
     assert not any("stepclock-doctor" in row for row in rows)
     assert "stepclock-doctor" in command("runs", "stepclock-doctor").stdout
     assert command("runs", "nosuch").stdout == "no runs of nosuch\n"
@@ -294,7 +294,7 @@ def test_runs_lists_what_is_stored_the_newest_first_and_not_the_doctor_s(command
 def test_tail_shows_the_last_value_of_each_metric(command):
     done = command("tail", "r12", "--once")
     assert done.returncode == 0, done.stderr
-    assert re.fullmatch(r"r12\S* .*step=99 lr=0\.1 train/loss=199\n", done.stdout)
+    assert done.stdout == "r12 finished step=99 lr=0.1 train/loss=199\n"
     only = command("tail", "r1", "--once", "--metric", "train/*", "--experiment", "resnet50")
     assert "lr=" not in only.stdout
 
@@ -325,6 +325,115 @@ def test_tail_follows_a_run_and_ctrl_c_ends_it(server, tmp_path):
         eventually(lambda: "step=1 loss=2.5" in out.read_text())
         popen.send_signal(signal.SIGINT)
         assert popen.wait(30) == 130
+
+
+JOB = """
+import sys
+import stepclock
+
+with stepclock.init("jobs", run_id=sys.argv[1], system_interval=0) as run:
+    run.log({"loss": 1.0}, step=run.attempt)
+    run.flush()
+    print("logged", flush=True)
+    if sys.stdin.readline() == "raise\\n":
+        raise ValueError("no memory")
+"""
+
+
+@pytest.fixture
+def job(server, tmp_path):
+    """Starts a job that logs a row and ends as its standard input says."""
+    started = []
+
+    def start(run):
+        popen = subprocess.Popen(
+            [sys.executable, "-c", JOB, run],
+            env=surroundings(server, tmp_path),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        started.append(popen)
+        assert popen.stdout.readline() == "logged\n"
+        return popen
+
+    yield start
+    for popen in started:
+        popen.kill()
+        popen.communicate()
+
+
+def stands(command, run):
+    """State and attempt of a run of those jobs, as `stepclock runs` shows them."""
+    for line in command("runs", "jobs", "-n", "0").stdout.splitlines():
+        if line.split()[1] == run:
+            return line.split()[2:4]
+    return None
+
+
+@pytest.mark.parametrize(
+    ("ending", "state", "said"),
+    [
+        ("end", "finished", "has finished"),
+        ("raise", "failed", "has failed: ValueError: no memory"),
+    ],
+)
+def test_a_run_s_state_is_told_and_tail_ends_with_its_job(
+    command, job, server, tmp_path, ending, state, said
+):
+    name = f"job-{ending}"
+    popen = job(name)
+    assert eventually(lambda: stands(command, name) == ["running", "0"], 60)
+    tail = subprocess.Popen(
+        [sys.executable, "-m", "stepclock", "tail", name, "--interval", "0.1"],
+        env=surroundings(server, tmp_path),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        first = tail.stdout.readline()
+        assert first == f"{name} running step=0 loss=1\n"
+        popen.communicate(f"{ending}\n", timeout=60)
+        out, _ = tail.communicate(timeout=60)
+    finally:
+        tail.kill()
+        tail.wait()
+    assert out.splitlines()[-1] == f"{name} {said}"
+    assert tail.returncode == 0
+    assert stands(command, name) == [state, "0"]
+    for asked, shown in [(state, True), ("lost", False)]:
+        listed = command("runs", "jobs", "-n", "0", "--state", asked).stdout
+        assert (name in listed) is shown
+    assert command("runs", "jobs", "--state", "lost").stdout == "no lost runs of jobs\n"
+    assert command("runs", "--state", "losing").returncode == 2
+
+
+def test_tail_waits_for_a_run_that_is_preempted_until_its_next_attempt_ends(
+    command, job, server, tmp_path
+):
+    popen = job("taken")
+    popen.terminate()
+    assert popen.wait(60) == -signal.SIGTERM
+    assert eventually(lambda: stands(command, "taken") == ["preempted", "0"], 60)
+    tail = subprocess.Popen(
+        [sys.executable, "-m", "stepclock", "tail", "taken", "--interval", "0.1"],
+        env=surroundings(server, tmp_path),
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert tail.stdout.readline() == "taken preempted step=0 loss=1\n"
+        popen = job("taken")
+        assert eventually(lambda: stands(command, "taken") == ["running", "1"], 60)
+        assert tail.poll() is None
+        popen.communicate("end\n", timeout=60)
+        out, _ = tail.communicate(timeout=60)
+    finally:
+        tail.kill()
+        tail.wait()
+    assert out.splitlines()[-1] == "taken has finished"
+    assert stands(command, "taken") == ["finished", "1"]
 
 
 def test_export_is_one_curve_of_all_attempts_with_what_is_not_finite(command, tmp_path):

@@ -23,7 +23,7 @@ _NONFINITE = frozenset({"nan", "inf", "-inf"})
 
 @dataclass(frozen=True)
 class RunSummary:
-    """One run. Steps are None where it has none, state and attempt where nobody told."""
+    """One run. Steps are None where it has none; state, attempt and reason where nobody told."""
 
     experiment: str
     run: str
@@ -32,11 +32,12 @@ class RunSummary:
     last_time_ns: int
     state: str | None = None
     attempt: int | None = None
+    reason: str | None = None
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will come, unless it is started again."""
-        return self.state in {"finished", "failed"}
+        """Whether nothing more is expected. One that is preempted or silent may go on."""
+        return self.state in {"finished", "failed", "lost"}
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ class Reads(Gateway):
                 each["last_time_ns"],
                 each.get("state"),
                 each.get("attempt"),
+                each.get("reason"),
             )
             for each in self._document(f"{_path(experiment)}/runs")["runs"]
         ]

@@ -1,4 +1,4 @@
-"""`stepclock tail`: the last values of a run and their curves, as they come."""
+"""`stepclock tail`: the last values of a run and their curves, as they come, until it ends."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, Callable
 
 from stepclock.cli.options import Failed, Misused, add_gateway_options, new_parser, settings_of
 from stepclock.cli.reads import Curve, Reads, RunSummary
+from stepclock.cli.runs import COLORS
 from stepclock.cli.terminal import Terminal, complain, duration, printable
 
 _EXAMPLES = """\
@@ -20,6 +21,9 @@ _EXAMPLES = """\
 #: Buckets of a curve, one a column.
 _CURVE = 40
 
+#: What is said of a run that ended.
+_ENDINGS = {"finished": "has finished", "failed": "has failed", "lost": "is lost"}
+
 #: Times that a curve is asked for again, each time nearer to its last value.
 _NEARER = 4
 
@@ -27,7 +31,7 @@ _NEARER = 4
 def add_command(commands: Any) -> None:
     """Add it to the command line."""
     parser = new_parser(
-        commands, "tail", "show the last values and the curves of a run as they come", _EXAMPLES
+        commands, "tail", "show the last values and curves of a run until it ends", _EXAMPLES
     )
     parser.add_argument("name", metavar="RUN", help="the run, or how its name begins")
     parser.add_argument("--experiment", metavar="NAME", help="the experiment that it belongs to")
@@ -76,11 +80,19 @@ def follow(
     once: bool,
     sleep: Callable[[float], None] = time.sleep,
 ) -> None:
-    """Show a run again and again until it has ended. Raises Failed if it can't be read at once."""
+    """Show a run again and again until it has ended, and how. Raises Failed if it can't be read.
+
+    One that ended meanwhile is looked at once more: its last rows are stored about when its state
+    is, before it or behind it.
+    """
     metrics = read(reads, run, patterns)
+    over = run.ended
     while True:
         view.show(run, metrics)
-        if once or run.ended:
+        if once:
+            return
+        if over:
+            view.end(run, metrics)
             return
         sleep(interval_s)
         reads.close()  # the server ends connections that rest
@@ -88,7 +100,8 @@ def follow(
             newer = next(each for each in reads.runs(run.experiment) if each.run == run.run)
             if newer != run:
                 metrics = read(reads, newer, patterns)
-                run = newer
+            over = run.ended and newer.ended
+            run = newer
         except StopIteration:
             raise Failed(f"the run {run.run!r} is not stored any more") from None
         except Failed as exc:
@@ -140,6 +153,17 @@ class View:
         self._shown = run
         self._away = ""
 
+    def end(self, run: RunSummary, metrics: list[Metric]) -> None:
+        """Say how it ended, below what is shown."""
+        line = _ending(run)
+        if self._terminal.live:
+            columns, _rows = self._terminal.size
+            color = COLORS.get(run.state or "", "bold")
+            painted = self._terminal.paint(line[: columns - 1], color)
+            self._terminal.draw([*self._table(run, metrics), painted])
+        else:
+            self._terminal.say(line)
+
     def away(self, message: str) -> None:
         """It can't be read at the moment; what was shown stays."""
         if not self._terminal.live and message != self._away:
@@ -168,3 +192,8 @@ class View:
         if self._away:
             lines.append(terminal.paint(printable(self._away)[: columns - 1], "red"))
         return lines
+
+
+def _ending(run: RunSummary) -> str:
+    line = f"{run.run} {_ENDINGS.get(run.state or '', 'has ended')}"
+    return printable(f"{line}: {run.reason}" if run.reason else line)
