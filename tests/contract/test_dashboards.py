@@ -197,16 +197,35 @@ def test_variables_offer_experiments_runs_and_metrics(database: Database) -> Non
     }
 
 
-def test_the_alert_of_runs_sees_run_and_metric(database: Database) -> None:
+def alert_query(uid: str, start_ns: int, end_ns: int) -> str:
+    """What an alert of runs asks for, within a range of time."""
     rules = (ROOT / "grafana/provisioning/alerting/training.yaml").read_text("utf-8")
-    folded = re.search(r"query: >-\n(( {16}\S.*\n)+)", rules)
+    rule = rules.partition(f"uid: {uid}\n")[2].partition("uid: stepclock-")[0]
+    folded = re.search(r"query: >-\n(( {16}\S.*\n)+)", rule)
     assert folded
-    query = " ".join(folded.group(1).split())
-    within = f"time >= {RECENT_NS} AND time < {RECENT_NS + STEPS * 10**9}"
-    series = database.ask(query.replace("$timeFilter", within))
+    within = f"time >= {start_ns} AND time < {end_ns}"
+    return " ".join(folded.group(1).split()).replace("$timeFilter", within)
+
+
+def test_the_alert_of_nan_sees_run_and_metric(database: Database) -> None:
+    within = RECENT_NS, RECENT_NS + STEPS * 10**9
+    series = database.ask(alert_query("stepclock-nonfinite", *within))
     assert {(found["tags"]["run"], found["tags"]["metric"]) for found in series} == {
         (run, "train/loss") for run in RUNS
     }
+
+
+def test_the_alert_of_lost_runs_sees_those_that_the_janitor_gave_up(influx: Influx) -> None:
+    database = Database(influx)
+    quiet = AttemptState(EXPERIMENT, "quiet", RECENT_NS, "running", attempt="0")
+    states = [quiet, replace(quiet, run="lost", time_ns=RECENT_NS - 1700 * 10**9)]
+    found = list(verdicts(states, RECENT_NS + 600 * 10**9, Patience(120, 1800)))
+    assert [(one.run, one.state) for one in found] == [("quiet", "silent"), ("lost", "lost")]
+    database.store("events", [line_of(one) for one in (*states, *found)])
+    within = RECENT_NS - 3000 * 10**9, RECENT_NS + 600 * 10**9
+    (series,) = database.ask(alert_query("stepclock-run-lost", *within))
+    assert series["tags"] == {"experiment": EXPERIMENT, "run": "lost"}
+    assert [row[1] for row in series["values"]] == [1]
 
 
 # -- PromQL -----------------------------------------------------------------------------------
