@@ -155,6 +155,7 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
             tasks[0].result()  # raises: the server does not start
         # With the log there, the first request is already taken.
         lifecycle.ready = True
+        settlement.begin_look()
         yield
         lifecycle.ready = False
         await commits.drain(settings.drain_s)

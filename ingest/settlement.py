@@ -97,6 +97,18 @@ class Settlement:
         self._looked_at = float("-inf")
         self._look: asyncio.Task[None] | None = None
         self._stopping = False
+        self._closing = False
+
+    def begin_look(self) -> asyncio.Task[None]:
+        """The look that is under way, or else a new one.
+
+        The first one reads every dead letter that is kept, 100,000 in a second or two: begin it
+        before anyone waits for it.
+        """
+        if self._look is None or self._look.done():
+            self._look = asyncio.create_task(self._look_once())
+            self._look.add_done_callback(_retrieve)
+        return self._look
 
     async def verdict(self, blocks: Sequence[BlockPosition], wait_s: float) -> Verdict:
         """What is known of the blocks once they are settled, or after wait_s seconds.
@@ -114,7 +126,8 @@ class Settlement:
                 break  # what is known is fresh enough
             try:
                 async with asyncio.timeout(left_s if left_s > 0 else self._interval_s):
-                    await self._next_look()
+                    # Shielded: one impatient client must not end the look of the others.
+                    await asyncio.shield(self.begin_look())
             except TimeoutError:
                 break
             except LogUnavailable as exc:
@@ -127,6 +140,7 @@ class Settlement:
 
     async def close(self) -> None:
         """End the look that is under way, and the connections."""
+        self._closing = True
         if self._look is not None:
             # Not cancelled: its thread would go on, beside the one that closes.
             await asyncio.gather(self._look, return_exceptions=True)
@@ -149,14 +163,6 @@ class Settlement:
         stored = None if settled and forgotten and not rejected else settled and not rejected
         return Verdict(settled, stored, tuple(rejected))
 
-    async def _next_look(self) -> None:
-        """Wait for the look that is under way or about to begin: everyone shares it."""
-        if self._look is None or self._look.done():
-            self._look = asyncio.create_task(self._look_once())
-            self._look.add_done_callback(_retrieve)
-        # Shielded: one impatient client must not end the look of the others.
-        await asyncio.shield(self._look)
-
     async def _look_once(self) -> None:
         rest_s = self._looked_at + self._interval_s - self._now()
         if rest_s > 0:
@@ -173,6 +179,8 @@ class Settlement:
         # In this order: see schemas.log.Progress.
         committed = self._progress.committed()
         for record in self._progress.appended():
+            if self._closing:
+                raise LogUnavailable("the server ends")
             try:
                 letters.append(_rejected(record))
             except ValueError as exc:

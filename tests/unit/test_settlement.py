@@ -1,10 +1,12 @@
 import asyncio
+import threading
+from itertools import count
 
 import pytest
 
 from ingest.errors import Unavailable
 from ingest.settlement import DeadLetterIndex, RejectedLines, Settlement
-from schemas.log import TopicPartition
+from schemas.log import Record, TopicPartition
 from schemas.receipt import BlockPosition
 from tests.fakes.memory_log import MemoryLog
 
@@ -154,5 +156,42 @@ def test_when_the_server_ends_nobody_waits_longer_than_for_an_answer():
         settlement.stop_waiting()
         assert not (await asyncio.wait_for(waiting, 10)).settled
         await settlement.close()
+
+    asyncio.run(scenario())
+
+
+def test_who_asks_after_the_first_look_waits_for_none():
+    async def scenario():
+        progress = Progress()
+        progress.offset = 6
+        settlement = Settlement(progress, interval_s=60.0)
+        await settlement.begin_look()
+        assert (await settlement.verdict([BLOCK], 30.0)).settled
+        assert progress.memory.looks == 1
+        await settlement.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_server_that_ends_does_not_read_dead_letters_to_their_end():
+    begun = threading.Event()
+
+    class Endless:
+        def committed(self):
+            return {}
+
+        def appended(self):
+            for offset in count():
+                begun.set()
+                yield Record("stepclock.dlq", 0, offset, b"", (), 0)
+
+        def close(self):
+            pass
+
+    async def scenario():
+        settlement = Settlement(Endless())
+        settlement.begin_look()
+        await asyncio.to_thread(begun.wait)
+        await asyncio.wait_for(settlement.close(), 20)
 
     asyncio.run(scenario())
