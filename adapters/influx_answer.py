@@ -8,6 +8,7 @@ from typing import Any
 
 from schemas.experiment import RESERVED
 from schemas.precision import Precision
+from schemas.run_state import step_of
 from schemas.store import (
     AttemptState,
     AttemptSteps,
@@ -116,8 +117,8 @@ def attempt_states(tables: list[Table]) -> list[AttemptState]:
             rank=tags.get("rank", ""),
             attempt=tags.get("attempt", ""),
             by=tags.get("by", ""),
-            first_step=_step(first_step),
-            step=_step(step),
+            first_step=step_of(first_step),
+            step=step_of(step),
             reason=reason or "",
         )
         for tags, (time, state, first_step, step, reason) in (
@@ -141,8 +142,3 @@ def _ends(
         step = time_ns(table) // Precision.MS.ns
         found[of] = end(found.get(of, step), step)
     return found
-
-
-def _step(token: str | float | None) -> int | None:
-    """A step that a client may have written as a float."""
-    return None if token is None else int(float(token))

@@ -9,8 +9,8 @@ from schemas import canary
 from schemas.experiment import RESERVED
 from schemas.precision import Precision
 from schemas.retention import EVENTS_CLASS, STEP_CLASS
-from schemas.run_state import MEASUREMENT
-from schemas.store import AttemptState, AttemptSteps, FieldValue, StaleSteps
+from schemas.run_state import MEASUREMENT, step_of
+from schemas.store import AttemptState, AttemptSteps, StaleSteps
 
 # Both ends of each series: two seeks, however many points lie between.
 _ENDS = """
@@ -104,8 +104,8 @@ def attempt_states(
                 rank=tags.get("rank", ""),
                 attempt=tags.get("attempt", ""),
                 by=tags.get("by", ""),
-                first_step=_step(fields.get("first_step")),
-                step=_step(fields.get("step")),
+                first_step=step_of(fields.get("first_step")),
+                step=step_of(fields.get("step")),
                 reason=str(fields.get("reason", "")),
             )
         )
@@ -134,8 +134,3 @@ def stale(connection: sqlite3.Connection, namespace: str, steps: StaleSteps) -> 
             "from_ns": steps.from_step * Precision.MS.ns,
         },
     )
-
-
-def _step(value: FieldValue | None) -> int | None:
-    """A step that a client may have written as a float."""
-    return None if value is None else int(value)

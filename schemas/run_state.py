@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from enum import StrEnum
 
+from schemas.bounds import MAX_STEP
 from schemas.line_protocol import Line, encode, encode_string
 from schemas.store import AttemptState, RunSummary
 
@@ -138,6 +139,15 @@ def _with_state(run: RunSummary, line: AttemptState | None) -> RunSummary:
         attempt=number_of(line.attempt),
         reason=line.reason or None,
     )
+
+
+def step_of(said: float | str | None) -> int | None:
+    """The step that a field of a client's line names, perhaps as a float; None if it is none."""
+    try:
+        step = int(float(said)) if said is not None else -1
+    except (OverflowError, ValueError):
+        return None
+    return step if 0 <= step <= MAX_STEP else None
 
 
 def line_of(state: AttemptState) -> bytes:

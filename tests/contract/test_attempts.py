@@ -240,3 +240,13 @@ def test_a_client_that_writes_its_steps_as_floats_is_understood(
     store.writer.write(namespace, "events", line, Precision.NS)
     (state,) = store.attempts.attempt_states(namespace, 0)
     assert (state.first_step, state.step) == (12, None)
+
+
+@pytest.mark.parametrize("said", ['"soon"', "-5i", "-0.5e300", "1e300", f"{MAX_STEP + 1}i"])
+def test_a_first_step_that_is_none_is_as_good_as_missing(
+    store: Store, namespace: str, said: str
+) -> None:
+    line = f'run_state,experiment=e,run=r state="running",first_step={said},step=7i {RECENT_NS}'
+    store.writer.write(namespace, "events", line.encode(), Precision.NS)
+    (state,) = store.attempts.attempt_states(namespace, 0)
+    assert (state.state, state.first_step, state.step) == ("running", None, 7)

@@ -16,7 +16,7 @@ from schemas import canary, line_protocol
 from schemas.buckets import Buckets, cut
 from schemas.precision import Precision
 from schemas.retention import DEFAULT_CLASS, STEP_CLASS
-from schemas.run_state import asked_since_ns, with_states
+from schemas.run_state import asked_since_ns, step_of, with_states
 from schemas.store import (
     AttemptState,
     AttemptSteps,
@@ -284,8 +284,8 @@ class MemoryStore:
                     tags.get("rank", ""),
                     tags.get("attempt", ""),
                     tags.get("by", ""),
-                    fields.get("first_step"),
-                    fields.get("step"),
+                    step_of(fields.get("first_step")),
+                    step_of(fields.get("step")),
                     fields.get("reason", ""),
                 )
         return list(newest.values())
