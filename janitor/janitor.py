@@ -42,8 +42,9 @@ class Janitor:
 
     namespaces is asked at each round. canary_class: the class that carries canaries.
     max_deletions bounds a round: each costs the store a look through its files, and the next round
-    goes on; rng chooses, so that zombies, of which each round finds something, keep none of the
-    others waiting. dry_run: say what would be done, and do nothing. now_ns: Unix time.
+    goes on; rng chooses, so that zombies, of which each round finds something, keep no other run
+    and no other namespace waiting. dry_run: say what would be done, and do nothing. now_ns: Unix
+    time.
     """
 
     def __init__(
@@ -82,7 +83,10 @@ class Janitor:
         left = self._max_deletions
         counts: Counter[str] = Counter()
         whole = True
-        for namespace in self._namespaces():
+        namespaces = list(self._namespaces())
+        # One that uses up the bound, or on which the store fails, must not always come first.
+        self._rng.shuffle(namespaces)
+        for namespace in namespaces:
             try:
                 deleted, done = self._keep(namespace, left, counts)
             except StoreMisconfigured as exc:

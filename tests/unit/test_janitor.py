@@ -133,6 +133,18 @@ def test_zombies_keep_no_other_run_waiting_for_ever():
     assert ("c", "0", "0", 3) not in rig.curve()
 
 
+def test_zombies_of_one_namespace_keep_no_other_waiting_for_ever():
+    rig = Rig(namespaces=("a", "b"), max_deletions=2)
+    rig.log(0, 1, 2, namespace="b")
+    rig.log(1, 2, namespace="b")
+    for _ in range(20):
+        for number in range(3):
+            rig.log(1, 2, run=f"zombie{number}", namespace="a")
+            rig.log(0, 1, 2, run=f"zombie{number}", namespace="a")
+        rig.janitor.round()
+    assert rig.curve(namespace="b") == [("r", "0", "0", 1), ("r", "1", "0", 2)]
+
+
 def test_every_namespace_is_kept_and_one_without_buckets_hinders_none():
     rig = Rig(namespaces=("gone", "n", "m"))
     rig.say(ago_s=500, namespace="gone")
@@ -143,6 +155,24 @@ def test_every_namespace_is_kept_and_one_without_buckets_hinders_none():
     rig.janitor.round()
     for namespace in ("n", "m"):
         assert rig.curve(namespace=namespace) == [("r", "0", "0", 1), ("r", "1", "0", 2)]
+
+
+def test_a_namespace_that_the_store_always_fails_on_keeps_no_other_waiting_for_ever():
+    rig = Rig(namespaces=("a", "b"))
+    rig.log(0, 1, 2, namespace="b")
+    rig.log(1, 2, namespace="b")
+    asked = rig.store.attempt_steps
+
+    def attempt_steps(namespace):
+        if namespace == "a":
+            raise StoreUnavailable("too many series")
+        return asked(namespace)
+
+    rig.store.attempt_steps = attempt_steps
+    for _ in range(20):
+        with pytest.raises(StoreUnavailable):
+            rig.janitor.round()
+    assert rig.curve(namespace="b") == [("r", "0", "0", 1), ("r", "1", "0", 2)]
 
 
 def test_a_run_goes_silent_is_lost_and_comes_back():
