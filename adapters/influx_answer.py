@@ -19,8 +19,10 @@ from schemas.store import (
 )
 
 #: From the type that the server names to the value that stands for the JSON token, in which
-#: integers are left as text.
-_VALUE = {"float": float, "integer": int, "unsigned": int, "boolean": bool, "string": str}
+#: integers are left as text. In the order in which the server prefers them, where a field has
+#: several in shards of different times: values of the others read as absent, numbers as casts.
+_VALUE = {"float": float, "integer": int, "unsigned": int, "string": str, "boolean": bool}
+_PREFERRED = list(_VALUE)
 
 #: One table of an answer: ``name``, ``tags``, ``columns``, ``values``.
 Table = dict[str, Any]
@@ -54,11 +56,11 @@ def step_by_run(tables: list[Table]) -> dict[str, int]:
 
 
 def field_types(tables: list[Table]) -> dict[str, str]:
-    """Types by field. A field with several, in shards of different times, reads as float."""
+    """Types by field; of several the one that the server's answers have."""
     types: dict[str, str] = {}
     for table in tables:
         for name, kind in table["values"]:
-            types[name] = "float" if name in types else kind
+            types[name] = min(kind, types.get(name, kind), key=_PREFERRED.index)
     return types
 
 

@@ -292,6 +292,26 @@ def test_the_influx_reader_answers_ping(influx: Influx) -> None:
 # -- reading ----------------------------------------------------------------------------------
 
 
+def test_of_a_field_that_had_several_kinds_influxdb_gives_one_and_it_is_read_as_that(
+    influx: Influx,
+) -> None:
+    store = InInflux(influx)
+    namespace = store.namespace()
+    # Kinds are told apart within a shard only, which is a day here.
+    times = [RECENT_NS - days * 86_400 * 10**9 for days in (9, 6, 3)]
+    kinds = {"text": [b"true", b'"a"', b"true"], "whole": [b"7i", b'"b"', b"9i"]}
+    kinds["number"] = [b"7i", b"2.5", b"true"]
+    for number, time_ns in enumerate(times):
+        fields = b",".join(b"%b=%b" % (name.encode(), kinds[name][number]) for name in kinds)
+        store.write(namespace, b"e,run=r %b %d" % (fields, time_ns))
+    found = [dict(point.fields) for point in points_of(store, namespace, "e")]
+    assert found == [{"whole": 7, "number": 7.0}, {"text": "a", "number": 2.5}, {"whole": 9}]
+    assert type(found[0]["whole"]) is int
+    assert store.reader.series(SeriesQuery(namespace, "e", "text", clock=Clock.WALL)) == []
+    assert store.reader.metrics(namespace, "e", Clock.WALL) == ["number", "whole"]
+    store.close()
+
+
 def test_what_is_not_there_reads_as_empty(store: Store, namespace: str) -> None:
     store.write(namespace, b"e,run=r a=1,step=1i %d" % RECENT_NS)
     nowhere = fresh_name()
