@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from schemas.delivery import DeliveryRecord
+from schemas.run_state import number_of
 from schemas.topics import class_of
 
 
@@ -181,8 +182,7 @@ def _absent_steps(raw: Sequence[Row], steps: Sequence[Row]) -> Iterator[Finding]
 
 
 def _attempt(row: Row) -> int:
-    text = dict(row.series).get("attempt", "")
-    return int(text) if text.isdecimal() else 0
+    return number_of(dict(row.series).get("attempt", "")) or 0
 
 
 def _range(noun: str, first: int, last: int) -> str:

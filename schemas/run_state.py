@@ -30,7 +30,8 @@ LOOK_BACK_NS = 7 * 86_400 * 10**9
 #: Experiment and run.
 RunKey = tuple[str, str]
 
-_NUMBER = re.compile(r"[0-9]{1,9}")
+# As far as Unix times in ns.
+_NUMBER = re.compile(r"[0-9]{1,19}")
 
 
 class State(StrEnum):

@@ -115,6 +115,13 @@ def test_what_has_expired_is_not_missed():
     assert findings(raw=ROWS[50:], steps=ROWS, oldest_ns=expired) == []
 
 
+def test_an_attempt_that_is_no_number_is_compared_like_the_first_one():
+    for attempt in ("a", "9" * 5000):
+        named = rows_of(range(100), attempt=attempt)
+        assert findings(raw=named, steps=named) == []
+        assert len(findings(raw=named, steps=named[1:])) == 1
+
+
 def test_of_a_resumed_run_only_the_last_attempt_is_compared_with_the_step_clock():
     first, second = rows_of(range(60), attempt=0), rows_of(range(40, 100), attempt=1)
     shown = [row for row in first if row.step < 40] + second

@@ -54,6 +54,11 @@ def test_attempts_are_counted_as_numbers_not_as_texts():
     assert stale(steps("9", 0, 100), steps("10", 50, 60)) == [("r", "9", "e", 50)]
 
 
+def test_unix_times_number_attempts_as_well():
+    one, other = "1795277400", "1795277500000000000"
+    assert stale(steps(one, 0, 100), steps(other, 50, 60)) == [("r", one, "e", 50)]
+
+
 def test_attempts_without_a_number_are_left_alone_and_cut_nothing():
     assert stale(steps("a", 0, 100), steps("1", 50, 60), steps("-2", 0, 9)) == []
 
