@@ -10,7 +10,13 @@ from typing import Any
 
 from influxdb_client.client.influxdb_client import InfluxDBClient
 from influxdb_client.rest import ApiException
-from urllib3.exceptions import HTTPError, LocationValueError, ProtocolError, SSLError
+from urllib3.exceptions import (
+    HTTPError,
+    LocationValueError,
+    ProtocolError,
+    ReadTimeoutError,
+    SSLError,
+)
 
 from schemas.store import (
     FieldConflict,
@@ -69,7 +75,9 @@ def translated() -> Iterator[None]:
         # The client decodes a body before it looks at the status.
         # A refused connection or a timeout says nothing of the lines; one that is lost may.
         raise StoreUnavailable(
-            f"InfluxDB did not answer: {exc}", may_be_the_lines=isinstance(exc, ProtocolError)
+            f"InfluxDB did not answer: {exc}",
+            may_be_the_lines=isinstance(exc, ProtocolError),
+            late=isinstance(exc, ReadTimeoutError),
         ) from exc
 
 
@@ -101,6 +109,7 @@ def store_error(status: int, message: bytes | str, retry_after: str | None) -> S
             said,
             retry_after_s=_seconds(retry_after),
             may_be_the_lines=status in (500, 502),  # 502: a proxy's word for a lost connection
+            late=status in (408, 504),
         )
     # 401, 403, 404, and what only something else than InfluxDB answers (3xx, 405, …).
     return StoreMisconfigured(said)

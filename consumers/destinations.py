@@ -22,6 +22,9 @@ class Destination:
     `flush` remembers how far that batch came; None if there is none. view: the one view that
     is written; None writes every view. aside: for lines on trial, which hold up nothing but
     the commit of what lies behind them.
+
+    A batch for which the store takes too long is cut anew, with half as many points each time
+    until one is stored; each one behind that may hold twice as many again.
     """
 
     def __init__(
@@ -44,6 +47,7 @@ class Destination:
         self.backoff = backoff
         self.waiting = Waiting()
         self.flush: Flush | None = None
+        self._most_points = float("inf")
 
     def __bool__(self) -> bool:
         return self.flush is not None or bool(self.waiting)
@@ -66,14 +70,22 @@ class Destination:
         if self.flush is None:
             wanted = [view for view in views if self.view is None or view.name == self.view]
             batch = Batch(self.namespace, self.retention_class)
+            max_points = int(min(max_points, self._most_points))
             self.waiting.cut(batch, max_points=max_points, max_bytes=max_bytes)
             BATCH_POINTS.observe(batch.points)
             self.flush = Flush(batch, wanted, now=self._now, apart_s=self._apart_s)
         return self.flush
 
+    def cut_anew(self, flush: Flush) -> None:
+        """Let the batch wait again, the next one be half of it. One block is not parted."""
+        self._most_points = max(1, flush.batch.points // 2)
+        self.waiting.put_back(flush.batch)
+        self.flush = None
+
     def finish(self) -> None:
         """The batch is stored or dead-lettered."""
         self.flush = None
+        self._most_points *= 2
 
     def partitions(self) -> set[TopicPartition]:
         """Where the blocks lie."""

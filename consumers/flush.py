@@ -105,6 +105,12 @@ class Flush:
         """What is being written is all of the batch, in one view: no search, no deliveries."""
         return bool(self._views) and self._search is None
 
+    @property
+    def may_be_cut(self) -> bool:
+        """Points are left, and none is suspected of harm: to begin anew costs writes alone."""
+        suspected = self.alone or self._held or self._verdicts
+        return bool(self._views) and not (suspected or (self._search and self._search.failures))
+
     def blame(self) -> None:
         """The store is well, so it is the lines on which the last write failed. Ends the doubt."""
         detail, self.doubt = self.doubt or "", None

@@ -2,7 +2,8 @@
 
 stored              on to the next view
 StoreUnavailable    outcome unknown: rest, then the same bytes again; but if the lines may be
-                    to blame and a canary passes: narrow them down within the batch's Flush
+                    to blame and a canary passes: narrow them down within the batch's Flush;
+                    and if it took too long: half of them, then the others
 WriteTooLarge       halve                       } within the batch's Flush
 LinesRefused        find the culprit            }
 StoreMisconfigured  rest; after a minute dead-letter the batch and go on behind it
@@ -90,6 +91,8 @@ class Storer:
             except StoreUnavailable as exc:
                 rest_s = destination.backoff.fail(exc.retry_after_s)
                 self.error = str(exc)
+                if exc.late and flush.may_be_cut:
+                    destination.cut_anew(flush)
                 _log.warning(
                     "store does not answer for %s/%s, trying again in %.1f s: %s",
                     namespace,

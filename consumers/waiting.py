@@ -57,6 +57,12 @@ class Waiting:
             batch.add(placed)
         batch.full = batch.points >= max_points
 
+    def put_back(self, batch: Batch) -> None:
+        """Have the blocks of a batch that was cut from these wait again, before all others."""
+        self._blocks.extendleft((float("-inf"), placed) for placed in reversed(batch.blocks))
+        self.points += batch.points
+        self.size_bytes += batch.size_bytes
+
     def ripen(self) -> None:
         """Let none of these wait for others any more."""
         self._blocks = deque((float("-inf"), placed) for _, placed in self._blocks)

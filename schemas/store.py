@@ -23,6 +23,7 @@ class StoreUnavailable(StoreError):
 
     `may_be_the_lines`: a 500, or a connection that was lost within the request. Some lines make
     a store fail so, or die; a line that is known to be good tells them from a store that is ill.
+    `late`: it took longer than it may; fewer lines might not.
     """
 
     def __init__(
@@ -31,9 +32,11 @@ class StoreUnavailable(StoreError):
         *,
         retry_after_s: float | None = None,
         may_be_the_lines: bool = False,
+        late: bool = False,
     ) -> None:
         super().__init__(message)
         self.may_be_the_lines = may_be_the_lines
+        self.late = late
         #: The store's own Retry-After in seconds, where it sent one.
         self.retry_after_s = retry_after_s
 

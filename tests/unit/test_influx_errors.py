@@ -213,6 +213,7 @@ def test_a_refused_connection_is_unavailable() -> None:
     error = error_of(writer)
     assert isinstance(error, StoreUnavailable)
     assert error.may_be_the_lines is False
+    assert error.late is False
     with pytest.raises(StoreUnavailable):
         writer.ping()
     writer.close()
@@ -226,7 +227,18 @@ def test_silence_is_unavailable_after_the_timeout() -> None:
         error = error_of(writer)
         assert isinstance(error, StoreUnavailable)
         assert error.may_be_the_lines is False
+        assert error.late is True
         writer.close()
+
+
+@pytest.mark.parametrize(("status", "late"), [(408, True), (504, True), (503, False), (500, False)])
+def test_a_proxy_may_say_as_well_that_it_took_too_long(
+    server: Server, writer: InfluxWriter, status: int, late: bool
+) -> None:
+    server.answer(status, "…")
+    error = error_of(writer)
+    assert isinstance(error, StoreUnavailable)
+    assert error.late is late
 
 
 def test_a_connection_that_is_cut_is_unavailable() -> None:

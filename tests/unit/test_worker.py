@@ -184,6 +184,51 @@ def test_worker_rewrites_the_same_bytes_after_the_store_returns():
     assert rig.worker.store_error is None
 
 
+class Slow:
+    """Writes in time what is small enough; of the rest it says nothing in time, and stores it."""
+
+    def __init__(self, store, most_lines):
+        self.store = store
+        self.most_lines = most_lines
+
+    def write(self, namespace, retention_class, text, precision):
+        self.store.write(namespace, retention_class, text, precision)
+        if text.count(b"\n") >= self.most_lines:
+            raise StoreUnavailable("no answer in time", late=True)
+
+
+def test_a_batch_for_which_the_store_takes_too_long_is_written_in_parts_and_in_order():
+    rig = Rig(views=[WallView()], batch_points=16)
+    rig.source.close()
+    worker, _ = rig.start(writer=Slow(rig.store, 3))
+    worker.turn()
+    for n in range(16):
+        rig.send(lines(n))
+    for _ in range(200):
+        worker.turn()
+    assert rig.committed() == 16
+    held = [write.lines.count(b"\n") + 1 for write in rig.store.writes]
+    assert held[:3] == [16, 8, 4]
+    in_time = [write.lines for write in rig.store.writes if write.lines.count(b"\n") < 3]
+    assert b"\n".join(in_time) == lines(*range(16))
+    assert rig.letters() == []
+
+
+def test_a_bad_line_is_found_although_the_store_takes_too_long_for_its_neighbours():
+    rig = Rig(batch_points=16)
+    rig.source.close()
+    rig.store.refuse = lambda text: "no" if b"step=5i" in text else None
+    worker, _ = rig.start(writer=Slow(rig.store, 3))
+    worker.turn()
+    for n in range(16):
+        rig.send(lines(n))
+    for _ in range(400):
+        worker.turn()
+    assert rig.committed() == 16
+    assert {letter.lines for letter in rig.letters()} == {line(5)}
+    assert len(points(rig)) == 15
+
+
 def test_polling_goes_on_while_the_store_is_away():
     rig = Rig()
     rig.store.faults.append(Fault(StoreUnavailable("busy", retry_after_s=30)))

@@ -71,6 +71,7 @@ class Simulation:
             [
                 lambda: store.faults.append(Fault(StoreUnavailable("500"), stored=True)),
                 lambda: store.faults.append(Fault(StoreUnavailable("500"))),
+                lambda: store.faults.append(Fault(StoreUnavailable("late", late=True))),
                 lambda: store.faults.append(Fault(StoreUnavailable("500", may_be_the_lines=True))),
                 lambda: store.faults.append(Fault(WriteTooLarge("413"))),
                 lambda: store.faults.append(Fault(before=lambda: self.rig.clock.advance(3))),
