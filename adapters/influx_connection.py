@@ -30,6 +30,9 @@ from schemas.store import (
 #: The server repeats every bad line in its message; this much of it is kept.
 _MAX_MESSAGE_CHARS = 1000
 
+#: Longest Retry-After that is believed; some send the time at which to come back.
+_MAX_RETRY_AFTER_S = 3600.0
+
 #: "partial write: … dropped=3": the last one, because names in the message are the client's.
 _DROPPED = re.compile(r"dropped=([0-9]{1,9})")
 
@@ -81,14 +84,16 @@ def translated() -> Iterator[None]:
         ) from exc
 
 
-def store_error(status: int, message: bytes | str, retry_after: str | None) -> StoreError:
+def store_error(status: int, message: object, retry_after: str | None) -> StoreError:
     """The reaction to an answer other than 2xx, decided by its status alone.
 
-    Status 0 is the client's word for a failed TLS handshake.
+    message: text of InfluxDB's; of something else's whatever JSON holds. Status 0 is the client's
+    word for a failed TLS handshake.
     """
     if status == 0:
         return StoreUnavailable(f"InfluxDB did not answer: {message!s}{_TLS_HINT}")
-    text = message if isinstance(message, str) else message.decode(errors="replace")
+    text = message.decode(errors="replace") if isinstance(message, bytes) else str(message)
+    text = text.encode(errors="replace").decode()  # JSON may hold what no UTF-8 does
     said = f"InfluxDB answered {status}: {text[:_MAX_MESSAGE_CHARS]}"
     if status == 400:
         return LinesRefused(said, stored_others=False)
@@ -119,4 +124,4 @@ def _seconds(retry_after: str | None) -> float | None:
     """Retry-After in seconds; None without one, or for the form that is a date."""
     if retry_after is None or not (retry_after.isascii() and retry_after.isdecimal()):
         return None
-    return float(retry_after)
+    return min(float(retry_after), _MAX_RETRY_AFTER_S)

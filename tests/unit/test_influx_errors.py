@@ -173,12 +173,36 @@ def test_a_retry_after_that_is_no_number_of_seconds_is_left_out(
     assert error.retry_after_s is None
 
 
-@pytest.mark.parametrize("body", [b"", b"<html>bad gateway</html>", b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"<html>bad gateway</html>",
+        b"\xff\xfe",
+        b"[]",
+        b'{"message": null}',
+        b'{"message": 7}',
+        b'{"message": {"text": "bad gateway"}}',
+        b'{"message": "\\ud800"}',
+    ],
+)
 def test_an_answer_that_is_not_influxdbs_is_judged_by_its_status(
     server: Server, writer: InfluxWriter, body: bytes
 ) -> None:
     server.answer(502, body)
-    assert isinstance(error_of(writer), StoreUnavailable)
+    error = error_of(writer)
+    assert isinstance(error, StoreUnavailable)
+    str(error).encode()  # as a dead letter holds it
+
+
+@pytest.mark.parametrize("value", ["1795277400", "9" * 400])
+def test_a_retry_after_that_would_rest_for_ever_is_cut_to_an_hour(
+    server: Server, writer: InfluxWriter, value: str
+) -> None:
+    server.answer(503, "later", Retry_After=value)
+    error = error_of(writer)
+    assert isinstance(error, StoreUnavailable)
+    assert error.retry_after_s == 3600
 
 
 def test_a_message_is_cut(server: Server, writer: InfluxWriter) -> None:
