@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any, Callable
 
 from stepclock.buffer import Buffer
+from stepclock.chunk import MAX_LINES
 from stepclock.identity import Identity
 from stepclock.rows import RowEncoder
 from stepclock.settings import Settings
@@ -64,7 +65,6 @@ class Drain:
         self._first_step_told: int | None = None
         self._next_heartbeat = 0.0
         self._told_at: dict[str, float] = {}
-        self._wake = threading.Event()
         self._changed = threading.Condition()
         self._stopped = False
         self.thread = threading.Thread(target=self._run, name="stepclock-drain", daemon=True)
@@ -72,14 +72,20 @@ class Drain:
     def turn(self) -> None:
         """Bring everything that was put before now into the spool."""
         self.begun += 1
-        items = self._buffer.take()
+        left = len(self._buffer)
+        # A part at a time, so that what waits, as items or as lines, keeps to its bound.
+        while left > 0 and (items := self._buffer.take(min(left, MAX_LINES))):
+            left -= len(items)
+            try:
+                self._encode(items)
+            except Exception as exc:
+                # Whatever it is, the job must not feel it; what it cost is counted.
+                self.failed_rows += len(items)
+                self._warn("fault", f"rows were lost: {exc!r}", exc_info=True)
         try:
-            self._encode(items)
             self._tell_state()
-        except Exception as exc:
-            # Whatever it is, the job must not feel it; what it cost is counted.
-            self.failed_rows += len(items)
-            self._warn("fault", f"rows were lost: {exc!r}", exc_info=True)
+        except Exception:
+            self._warn("fault", "the state is not told", exc_info=True)
         self.turns = self.begun
         fault = self._writer.fault
         if fault is not None:
@@ -88,11 +94,11 @@ class Drain:
     def stop(self) -> None:
         """End the thread after one more turn."""
         self._stopped = True
-        self._wake.set()
+        self._buffer.wake()
 
     def hurry(self) -> None:
         """Take the next turn now."""
-        self._wake.set()
+        self._buffer.wake()
 
     def wait_for_turn(self, within_s: float) -> bool:
         """Whether all that was put by now is in the spool in time."""
@@ -115,15 +121,12 @@ class Drain:
         encoder, writer = self.encoder, self._writer
         failed = encoder.failed
         rows = 0
-        widest = 16
         for item in items:
             if len(item) == 2:
                 writer.write(item[0], item[1], 0)
                 continue
             time_ns, step, values, exact = item
-            widest = max(widest, len(values))
             rows += encoder.add(time_ns, step, values, exact=exact)
-        self._buffer.widen(widest)
         raw: list[str] = []
         events: list[str] = []
         values_done = 0
@@ -181,8 +184,7 @@ class Drain:
             with self._changed:
                 self._changed.notify_all()
             if not stopped:
-                self._wake.wait(self.pause_s(self._now() - began))
-                self._wake.clear()
+                self._buffer.wait(self.pause_s(self._now() - began))
         self._writer.close()
         with self._changed:
             self._changed.notify_all()

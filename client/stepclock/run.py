@@ -17,7 +17,7 @@ from stepclock.identity import Identity, identify, stream_name
 from stepclock.journal import Totals
 from stepclock.receipt import Receipt, Stats
 from stepclock.rows import problems
-from stepclock.scalars import PLAIN, snapshot
+from stepclock.scalars import PLAIN, snapshot, width
 from stepclock.settings import Settings
 from stepclock.state import config_lines, event_line
 from stepclock.stream import Stream
@@ -110,7 +110,8 @@ class Run:
         """Hand over the metrics of one step; without one, of the step behind the largest.
 
         Numbers of any kind; nested mappings become `outer/inner`. Two calls of one step make
-        one point. time_ns: Unix time at which it was measured, if not now.
+        one point. time_ns: Unix time at which it was measured, if not now. Waits only while
+        half of max_memory is full, and if the spool takes nothing, `PATIENCE_S` in all.
         """
         engine = self.engine
         if engine is None or self._receipt is not None:
@@ -119,8 +120,9 @@ class Run:
                 return
         try:
             values = dict(metrics)
+            count = len(values)
             if not _is_plain(map(type, values.values())):
-                snapshot(values)
+                count = width(snapshot(values))
             if time_ns is not None:
                 time_ns = operator.index(time_ns)
             if self._settings.strict:
@@ -129,9 +131,9 @@ class Run:
             self._complain(f"log: {exc!r}")
             return
         if time_ns is None:
-            engine.buffer.put((_now_ns(), step, values, False), len(values), row=True)
+            engine.buffer.put((_now_ns(), step, values, False), count, row=True)
         else:
-            engine.buffer.put((time_ns, step, values, True), len(values), row=True)
+            engine.buffer.put((time_ns, step, values, True), count, row=True)
 
     def log_many(self, rows: Iterable[tuple[int | None, Mapping[str, Any]]]) -> None:
         """Hand over many steps at once: (step, metrics) each."""

@@ -28,6 +28,11 @@ def snapshot(values: dict[Any, Any]) -> dict[Any, Any]:
     return values
 
 
+def width(values: Mapping[Any, Any]) -> int:
+    """How many values there are, those of nested mappings included."""
+    return sum(width(each) if isinstance(each, Mapping) else 1 for each in values.values())
+
+
 def _fixed_tensor(tensor: Any) -> Any:
     """A number for a tensor on the CPU; for one on a device a copy, made there and not awaited."""
     if tensor.numel() != 1:

@@ -13,7 +13,7 @@ import pytest
 from spools import all_lines, spooled
 
 import stepclock
-from stepclock import process
+from stepclock import buffer, process, spool
 
 CLIENT = Path(stepclock.__file__).parents[1]
 
@@ -184,10 +184,11 @@ def test_a_handler_of_the_jobs_own_still_runs_and_the_job_may_go_on():
     assert states()[-1] == "preempted"
 
 
-def test_log_from_a_signal_handler_never_deadlocks():
+@pytest.mark.parametrize("max_memory", [1 << 30, 1 << 20])
+def test_log_from_a_signal_handler_never_deadlocks(max_memory):
     done = script(
         """
-        run = stepclock.init("e", mode="offline", max_memory=1 << 30)
+        run = stepclock.init("e", mode="offline")
         import itertools
         numbers, calls = itertools.count(), []
         def handler(*_):  # may interrupt itself
@@ -205,7 +206,8 @@ def test_log_from_a_signal_handler_never_deadlocks():
         assert len(calls) > 50
         assert receipt.logged == step + len(calls), (receipt, step, len(calls))
         assert not receipt.rows_dropped
-        """
+        """,
+        STEPCLOCK_MAX_MEMORY=str(max_memory),
     )
     assert done.returncode == 0
 
@@ -276,6 +278,30 @@ def test_a_forked_child_logs_through_the_run_and_ends(tmp_path):
     assert steps() == [0, 1, 2, 3]
     assert states() == ["running", "finished"]
     assert len(spooled()) == 4
+
+
+def test_a_child_forked_from_a_job_that_logs_without_a_pause_logs_likewise_and_ends():
+    script(
+        """
+        import threading
+        run = stepclock.init("e", mode="offline", max_memory=1 << 20)
+        def flood():
+            for step in range(1000, 9000):
+                run.log({"loss": 1.0}, step)
+        thread = threading.Thread(target=flood)
+        thread.start()
+        while len(run.engine.buffer) < 100:
+            time.sleep(0.001)
+        pid = os.fork()
+        if pid == 0:
+            for step in range(10_000, 15_000):
+                run.log({"loss": 1.0}, step)
+            sys.exit(0)
+        assert os.waitpid(pid, 0)[1] == 0
+        thread.join()
+        """
+    )
+    assert steps() == [*range(1000, 9000), *range(10_000, 15_000)]
 
 
 def _work(run, number):
@@ -355,10 +381,32 @@ def test_a_spool_that_can_not_be_written_is_told_and_counted(tmp_path, caplog):
     assert receipt.unsent == 0
 
 
-def test_more_rows_than_memory_holds_are_dropped_counted_and_told(caplog):
-    run = begin(max_memory=20_000, flush_interval=0.5)
-    for step in range(5000):
-        run.log({"loss": 1.0}, step)
+@pytest.mark.parametrize("width", [4, 300])
+def test_a_job_that_logs_without_a_pause_loses_no_row(width):
+    run = begin(max_memory=1 << 20)
+    names = [f"m{number}" for number in range(width)]
+    count = 40_000 // width
+    for step in range(count):
+        run.log(dict.fromkeys(names, float(step)), step)
+    run.log_many((step, dict.fromkeys(names, 1)) for step in range(count, 2 * count))
+    receipt = run.finish()
+    assert (receipt.logged, receipt.rows_dropped) == (2 * count, 0)
+    assert steps() == list(range(2 * count))
+
+
+def test_a_disk_that_hangs_holds_a_job_up_for_so_long_and_no_longer(monkeypatch, caplog):
+    disk, write = threading.Event(), os.write
+    monkeypatch.setattr(buffer, "PATIENCE_S", 0.3)
+    run = begin(max_memory=1 << 20, flush_interval=0.01)
+    assert run.flush()
+    monkeypatch.setattr(spool.os, "write", lambda fd, data: disk.wait() and write(fd, data))
+    try:
+        began = time.monotonic()
+        for step in range(5000):
+            run.log({"loss": 1.0}, step)
+        assert 0.3 <= time.monotonic() - began < 5
+    finally:
+        disk.set()
     receipt = run.finish()
     assert receipt.logged == 5000
     assert 0 < receipt.rows_dropped < 5000

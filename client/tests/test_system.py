@@ -144,7 +144,7 @@ def test_the_observer_tells_the_surroundings_once_and_samples_until_it_is_stoppe
     observer.stop(1.0)
     observer.thread.join(5)
     assert not observer.thread.is_alive()
-    assert buffer.take()[:3] == [("events", ["about"]), ("system", ["s0"]), ("system", ["s1"])]
+    assert buffer.take(1000)[:3] == [("events", ["about"]), ("system", ["s0"]), ("system", ["s1"])]
 
 
 def test_a_machine_that_can_not_be_read_is_told_and_harms_nobody(caplog):
@@ -157,4 +157,4 @@ def test_a_machine_that_can_not_be_read_is_told_and_harms_nobody(caplog):
     observer.thread.join(5)
     assert "surroundings are not recorded" in caplog.text
     assert "not sampled any more" in caplog.text
-    assert buffer.take() == []
+    assert buffer.take(1000) == []
