@@ -18,8 +18,8 @@ from stepclock.state import state_line
 
 _log = logging.getLogger("stepclock")
 
-# Values after which the thread lets the job go on: encoding them takes about 0.4 ms.
-_TURN_VALUES = 512
+# Of lines, after which the thread lets the job go on: encoding them takes about 0.4 ms.
+_TURN_CHARACTERS = 16 * 1024
 
 _TELL_AGAIN_S = 60.0
 
@@ -129,13 +129,13 @@ class Drain:
             rows += encoder.add(time_ns, step, values, exact=exact)
         raw: list[str] = []
         events: list[str] = []
-        values_done = 0
+        characters = 0
         for raw_lines, event_lines in encoder.take():
             raw += raw_lines
             events += event_lines
-            values_done += sum(line.count("=") for line in raw_lines)
-            if values_done >= _TURN_VALUES:
-                values_done = 0
+            characters += len(raw_lines[-1])
+            if characters >= _TURN_CHARACTERS:
+                characters = 0
                 time.sleep(0)  # the job may have the interpreter in between
         self.failed_rows += encoder.failed - failed
         if raw:

@@ -14,6 +14,8 @@ from stepclock.identity import Identity
 #: Fields of one line in bytes; a row with more becomes several lines of the same point.
 MAX_FIELDS = 256 * 1024
 
+_MAX_CHARACTERS = MAX_FIELDS // 4  # a character has 4 bytes at most
+
 _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\\]|#!~")
 
 
@@ -60,16 +62,20 @@ def run_tags(identity: Identity) -> list[tuple[str, str]]:
     ]
 
 
-def split_fields(fields: list[str]) -> Iterable[list[str]]:
-    """The fields in as few parts as fit a line each."""
+def split_fields(fields: list[str]) -> Iterable[str]:
+    """The fields with commas between them, in as few parts as fit a line each."""
+    joined = ",".join(fields)
+    return [joined] if len(joined) <= _MAX_CHARACTERS else _parts(fields)
+
+
+def _parts(fields: list[str]) -> Iterable[str]:
     part: list[str] = []
     size = 0
     for each in fields:
         length = len(each) + 1
-        if part and size + length > MAX_FIELDS // 4:  # a character has 4 bytes at most
-            yield part
+        if part and size + length > _MAX_CHARACTERS:
+            yield ",".join(part)
             part, size = [], 0
         part.append(each)
         size += length
-    if part:
-        yield part
+    yield ",".join(part)

@@ -33,6 +33,9 @@ _REMEMBERED_STEPS = 16_384
 _CLOCK_SET_NS = 60 * 10**9
 
 
+_are_floats = frozenset({float}).issuperset
+
+
 class Rejected(Exception):
     """A row or value that can't be stored; says why."""
 
@@ -111,11 +114,33 @@ class RowEncoder:
     def _lines(
         self, step: int, time_ns: int, logged: list[Mapping[str, Any]]
     ) -> tuple[list[str], list[str]]:
+        odd: list[tuple[str, float]] = []
+        fields = self._plain_fields(logged[0]) if len(logged) == 1 else None
+        if fields is None:
+            fields = self._fields(logged, odd)
+        tail = f"step={step}i {time_ns}"
+        if not fields:
+            return [self._prefix + tail], self._odd_lines(odd, tail)
+        lines = [f"{self._prefix}{part},{tail}" for part in split_fields(fields)]
+        return lines, self._odd_lines(odd, tail) if odd else []
+
+    def _plain_fields(self, values: Mapping[str, Any]) -> list[str] | None:
+        """The fields of finite floats under known names, as nearly all rows are; else None."""
+        # Of a value that is not finite the sum is not either.
+        if not _are_floats(map(type, values.values())) or not math.isfinite(sum(values.values())):
+            return None
+        names: Mapping[str, Any] = self._names
+        try:
+            return [names[name] + repr(value) for name, value in values.items()]
+        except (KeyError, TypeError):  # a new name, or one that is left out
+            return None
+
+    def _fields(self, logged: list[Mapping[str, Any]], odd: list[tuple[str, float]]) -> list[str]:
+        """The fields of any rows; `odd` gets the values that are not finite."""
         found: dict[str, float] = {}
         for values in logged:
             self._collect("", values, found)
         fields: list[str] = []
-        odd: list[tuple[str, float]] = []
         names = self._names
         for name, value in found.items():
             try:
@@ -128,11 +153,7 @@ class RowEncoder:
                 fields.append(key + repr(value))
             else:
                 odd.append((name, value))
-        tail = f"step={step}i {time_ns}"
-        if not fields:
-            return [self._prefix + tail], self._odd_lines(odd, tail)
-        lines = [f"{self._prefix}{','.join(part)},{tail}" for part in split_fields(fields)]
-        return lines, self._odd_lines(odd, tail)
+        return fields
 
     def _collect(self, path: str, values: Mapping[Any, Any], found: dict[str, float]) -> None:
         """The numbers by their whole names; of one name the last."""

@@ -2,6 +2,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from stepclock.identity import Identity
 from stepclock.rows import MAX_NAMES, MAX_STEP, RowEncoder
@@ -116,6 +118,22 @@ def test_two_logs_of_one_step_are_one_point_and_the_last_value_wins():
         f"{PREFIX}b=1.0,step=6i 3000",
         f"{PREFIX}late=1.0,step=5i 1000",
     ]
+
+
+values = st.floats() | st.sampled_from([1e308, -1e308, 1, True, None, np.float64(0.1)])
+names = st.sampled_from(["a", "b", "c=d, e", "step", "", "a/x", 7]) | st.text(max_size=5)
+
+
+@given(st.lists(st.dictionaries(names, values, max_size=5), max_size=6))
+def test_a_row_makes_the_same_lines_whether_its_names_are_known_or_it_is_logged_in_two_parts(rows):
+    whole, parted = Encoder(), Encoder()
+    for step, row in enumerate(rows):
+        whole.log(row, step)
+        half = dict(list(row.items())[: len(row) // 2])
+        parted.log(half, step)
+        parted.log({name: row[name] for name in row if name not in half}, step)
+    assert whole.lines() == parted.lines()
+    assert (whole.told, whole.ignored) == (parted.told, parted.ignored)
 
 
 def test_a_name_that_comes_about_in_two_ways_is_there_once():
