@@ -18,25 +18,29 @@ MAX_LINES = 1000
 MAX_BYTES = 1024 * 1024
 
 _MAGIC = b"SCK1"
-# magic, payload bytes, class, lines, rows, number of the chunk, checksum of all of it
+# magic, payload bytes, class, lines, rows, lines of the stream before it, checksum of all of it
 _HEADER = struct.Struct(">4sIBIIQI")
 
 
 @dataclass(frozen=True)
 class Chunk:
-    """Lines of one class. end: offset behind it in its segment; rows: log calls in it."""
+    """Lines of one class.
+
+    first: how many lines of the stream, of all classes, come before, so that missing ones are
+    known. rows: log calls in it. end: offset behind it in its segment.
+    """
 
     class_name: str
     lines: int
     rows: int
-    number: int
+    first: int
     payload: bytes
     end: int
 
 
-def encode_chunk(class_name: str, lines: int, rows: int, number: int, payload: bytes) -> bytes:
+def encode_chunk(class_name: str, lines: int, rows: int, first: int, payload: bytes) -> bytes:
     """A chunk as it stands in a segment."""
-    fields = (_MAGIC, len(payload), CLASSES.index(class_name), lines, rows, number)
+    fields = (_MAGIC, len(payload), CLASSES.index(class_name), lines, rows, first)
     checksum = zlib.crc32(payload, zlib.crc32(_HEADER.pack(*fields, 0)))
     return _HEADER.pack(*fields, checksum) + payload
 
@@ -57,12 +61,31 @@ def chunks(data: bytes, start: int = 0) -> Iterator[Chunk]:
 def _chunk_at(data: bytes, start: int) -> Chunk | None:
     if len(data) < start + _HEADER.size:
         return None
-    magic, length, kind, lines, rows, number, checksum = _HEADER.unpack_from(data, start)
+    magic, length, kind, lines, rows, first, checksum = _HEADER.unpack_from(data, start)
     end = start + _HEADER.size + length
     if magic != _MAGIC or kind >= len(CLASSES) or len(data) < end:
         return None
     payload = data[start + _HEADER.size : end]
-    head = _HEADER.pack(magic, length, kind, lines, rows, number, 0)
+    head = _HEADER.pack(magic, length, kind, lines, rows, first, 0)
     if zlib.crc32(payload, zlib.crc32(head)) != checksum:
         return None
-    return Chunk(CLASSES[kind], lines, rows, number, payload, end)
+    return Chunk(CLASSES[kind], lines, rows, first, payload, end)
+
+
+def damaged_lines(data: bytes, first: int | None) -> int:
+    """How many lines were in what is no whole chunk, at the end of a stream; at least.
+
+    first: the number that the first line of it has, if that is known. The beginning of a chunk
+    was never written to its end, and holds none.
+    """
+    lost = start = 0
+    while len(data) >= start + _HEADER.size:
+        magic, length, _, lines, _, number, _ = _HEADER.unpack_from(data, start)
+        end = start + _HEADER.size + length
+        if magic == _MAGIC and end > len(data):
+            break
+        counted = data.count(b"\n", start + _HEADER.size, end) + 1
+        if (magic, number, lines) != (_MAGIC, first, counted):
+            return lost + 1
+        lost, first, start = lost + lines, number + lines, end
+    return lost

@@ -14,8 +14,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Callable
 
+from stepclock.body import Body
 from stepclock.chunk import MAX_BYTES, MAX_LINES
-from stepclock.journal import Body, Journal
+from stepclock.journal import Journal
 from stepclock.stream import Stream
 from stepclock.transport import Answer, Gateway
 
@@ -60,18 +61,32 @@ class Delivery:
 
     def send_one(self) -> float | None:
         """Send the next request, if any: seconds to wait before the next one; None for nothing."""
+        totals = self.journal.totals
+        lost = totals.lost
+        found = self._next()
+        if totals.lost > lost:
+            missing = totals.lost - lost
+            self._tell("lost", f"{missing} lines are not in the spool any more, or damaged there")
+        if found is None:
+            return None
+        body, lines = found
+        if not lines:
+            return 0.0
+        totals.requests += 1
+        answer = self._post(body, lines)
+        return self._follow(body, lines, answer)
+
+    def _next(self) -> tuple[Body, list[bytes]] | None:
+        """What is to be sent, and what is left of its lines; None for nothing."""
         journal = self.journal
         if not journal.pending and not journal.cut(self._max_lines, MAX_BYTES):
             return None
         body = journal.pending[0]
         lines = journal.read(body)
-        if lines is None:
-            self._tell("lost", f"{body.lines} lines are not in the spool any more")
-            journal.lose(body)
-            return 0.0
-        journal.totals.requests += 1
-        answer = self._post(body, lines)
-        return self._follow(body, lines, answer)
+        if len(lines) < body.lines:
+            journal.lose(body, len(lines))
+            body = body.with_only(len(lines))
+        return body, lines
 
     def settle(self, wait_s: float) -> bool:
         """Ask for the oldest receipts; whether the store has them all. Waits up to wait_s."""
@@ -106,10 +121,11 @@ class Delivery:
             "Content-Type": b"text/plain; charset=utf-8",
             "Stepclock-Stream": self.stream.name.encode(),
             "Stepclock-Sequence": b"%d" % body.sequence,
-            "Stepclock-Start": b"%d" % self.stream.start_ns,
             "Stepclock-Experiment": self.stream.experiment.encode(),
             "Stepclock-Run": self.stream.run.encode(),
         }
+        if self.journal.trusted:  # without it what is sent is no part of the ledger
+            headers["Stepclock-Start"] = b"%d" % self.stream.start_ns
         if len(data) > 1000:
             import gzip
 

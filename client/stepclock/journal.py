@@ -2,45 +2,34 @@
 
 A body gets its number, and the journal says what it holds, before it is sent. So a number's
 content never changes, whoever sends it: the run itself, or `sync` years later.
+
+Lines are missing in the spool where a disk damaged it: chunks say how many. Of a journal that
+is damaged itself nobody can tell any more what its numbers mean: what may not be answered for
+is sent again, which is harmless, and not as a part of the ledger.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from stepclock.chunk import CLASSES, MAX_BYTES, MAX_LINES, chunks
+from stepclock.body import Body
+from stepclock.chunk import CLASSES, MAX_BYTES, MAX_LINES, chunks, damaged_lines
+from stepclock.entries import Entries
+from stepclock.portion import portion
 from stepclock.segment import is_locked, lock, read_segment, segment_numbers, segment_path
 
 #: A chunk is at most half of it, so that a whole one is in it, or none is there.
 _WINDOW = 2 * MAX_BYTES + 4096
+_SEGMENT = 8 * MAX_BYTES  # none is larger
 
 #: Beyond so many bytes the journal is written anew, as what it amounts to.
 _LONG = 1024 * 1024
 
 _log = logging.getLogger("stepclock")
-
-
-@dataclass(frozen=True)
-class Body:
-    """The lines `first` to `last` (not included) of one class between two offsets of a segment."""
-
-    sequence: int
-    class_name: str
-    segment: int
-    start: int
-    end: int
-    first: int
-    last: int
-
-    @property
-    def lines(self) -> int:
-        """How many lines it holds."""
-        return self.last - self.first
 
 
 @dataclass
@@ -77,73 +66,84 @@ class Journal:
         self._segment = 0
         self._offset = 0
         self._next_sequence = 0
-        self._fd: int | None = None
+        self._next_line: int | None = 0  # None: not known
+        self._last_cut = 0, 0
         self._lock_fd: int | None = None
+        self._entries = Entries(self.folder / "journal.jsonl")
         self.fault: OSError | None = None
+        #: Whether numbers are known to mean what they meant when they were first sent.
+        self.trusted = True
         #: Whether the last cut left lines behind because they were too many for it.
         self.more = False
+        lock_path = self.folder / "sender.lock"
+        sent_before = lock_path.exists()
         if self.sending and self.folder.exists():
-            self._lock_fd = lock(self.folder / "sender.lock")
-        self._load()
+            self._lock_fd = lock(lock_path)
+        self._load(sent_before=sent_before)
 
     def close(self) -> None:
         """Let others send the stream."""
-        for fd in (self._fd, self._lock_fd):
-            if fd is not None:
-                os.close(fd)
-        self._fd = self._lock_fd = None
+        self._entries.close()
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
 
     @property
     def waiting(self) -> bool:
         """Whether there is anything that is not acknowledged."""
-        return bool(self.pending) or self._peek() is not None
+        found = self._peek()
+        return bool(self.pending) or (found is not None and any(chunks(found[1])))
 
     def cut(self, max_lines: int = MAX_LINES, max_bytes: int = MAX_BYTES) -> bool:
-        """Number the lines that are not numbered yet, a request's worth; False if none is there."""
+        """Number the lines that are not numbered yet, a request's worth; False if none is there.
+
+        Only once all that are numbered are answered for.
+        """
         found = self._peek()
         self.more = False
         if found is None:
             return False
         number, data = found
-        counts: dict[str, tuple[int, int]] = {}
-        end = 0
-        for chunk in chunks(data):
-            lines, size = counts.get(chunk.class_name, (0, 0))
-            lines, size = lines + chunk.lines, size + len(chunk.payload) + 1
-            if counts and (lines > max_lines or size > max_bytes):
-                self.more = True
-                break
-            counts[chunk.class_name] = lines, size
-            end = chunk.end
-        end += self._offset
-        sequences: dict[str, list[int]] = {}
-        for name in CLASSES:
-            if name in counts:
-                sequences[name] = [self._next_sequence + len(sequences), counts[name][0]]
-        self._enter({"cut": [number, self._offset, end], "bodies": sequences})
-        return True
+        cut = portion(data, self._next_line, max_lines, max_bytes)
+        lost, end = cut.lost, cut.end
+        self.more = cut.more
+        if not cut.lines:
+            # Behind the last whole chunk there may be one that was whole once.
+            if not is_locked(self.folder / "writer.lock"):
+                lost, end = damaged_lines(data, self._next_line), len(data)
+            if not lost:
+                return False
+        names = [name for name in CLASSES if name in cut.lines]
+        entry = {
+            "cut": [number, self._offset, self._offset + end],
+            "bodies": {n: [self._next_sequence + i, cut.lines[n]] for i, n in enumerate(names)},
+            "lost": lost,
+            "next": cut.next_line,
+        }
+        self._enter(entry)
+        return bool(names)
 
-    def read(self, body: Body) -> list[bytes] | None:
-        """The lines of a body; None if its segment is gone."""
+    def read(self, body: Body) -> list[bytes]:
+        """What is left of the lines of a body."""
         size = body.end - body.start
-        data = read_segment(self.folder, body.segment, self.memory, body.start, size)
-        if data is None:
-            return None
+        data = read_segment(self.folder, body.segment, self.memory, body.start, size) or b""
         lines: list[bytes] = []
         for chunk in chunks(data):
             if chunk.class_name == body.class_name:
                 lines += chunk.payload.split(b"\n")
-        if len(lines) < body.last:
-            return None
-        return lines[body.first : body.last]
+        return body.choose(lines)
 
     def acknowledge(self, body: Body, refused: int, receipt: str | None) -> None:
         """The server has answered for a body: it took all lines but `refused`."""
         self._enter({"ack": body.sequence, "refused": refused, "receipt": receipt})
 
-    def lose(self, body: Body) -> None:
-        """The lines of a body are not there any more."""
-        self._enter({"lost": body.sequence})
+    def lose(self, body: Body, left: int) -> None:
+        """So many lines of a body are left; none: it is done with.
+
+        The number keeps those. If it was taken before, then with these and more: what it counts
+        for in the ledger becomes too little, never too much.
+        """
+        self._enter({"lost": body.sequence, "left": left})
 
     def split(self, body: Body) -> None:
         """The server will not take so much at once: the number keeps the first half.
@@ -162,22 +162,36 @@ class Journal:
         """The workers have passed these numbers, and nobody can tell any more what was refused."""
         self._enter({"forgotten": sequences})
 
+    @property
+    def doubt(self) -> str:
+        """Why the totals may not be true; empty if they are."""
+        if self.trusted:
+            return ""
+        return (
+            f"the journal of {self.folder} was damaged: what may not have been sent was sent again,"
+            " and what was sent before is not known for sure"
+        )
+
     def finished(self) -> bool:
         """Whether all is sent and nobody writes any more."""
         return not self.waiting and not is_locked(self.folder / "writer.lock")
 
     def _peek(self) -> tuple[int, bytes] | None:
-        """The segment with the next lines that have no number, and what it holds of them."""
+        """The segment with the next lines that have no number, and what it holds from there on.
+
+        Of the last segment that may be no whole chunk.
+        """
         while True:
             later = [number for number in self._numbers() if number > self._segment]
-            data = read_segment(self.folder, self._segment, self.memory, self._offset, _WINDOW)
-            if data and next(chunks(data), None) is not None:
+            where = self.folder, self._segment, self.memory, self._offset
+            data = read_segment(*where, _WINDOW) or b""
+            if len(data) == _WINDOW and not any(chunks(data)):  # damaged at length
+                data = read_segment(*where, _SEGMENT) or b""
+            if any(chunks(data)) or (data and not later):
                 return self._segment, data
             if not later:
                 return None
             # No segment is written to once there is a later one: this one is read to its end.
-            if data:
-                self.fault = OSError(f"{len(data)} bytes of the spool are damaged")
             done, self._segment, self._offset = self._segment, later[0], 0
             self._remove_if_done(done)
 
@@ -200,17 +214,9 @@ class Journal:
     def _enter(self, entry: dict[str, Any]) -> None:
         """Write down what is about to be so, and take it as so."""
         try:
-            if self._fd is None:
-                flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
-                self._fd = os.open(self.folder / "journal.jsonl", flags, 0o600)
-            data = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
-            size = os.fstat(self._fd).st_size
-            if size > _LONG and not self.pending:
+            if self._entries.size > _LONG and not self.pending:
                 self._begin_anew()
-                size = os.fstat(self._fd).st_size
-            if os.write(self._fd, data) != len(data):
-                os.ftruncate(self._fd, size)
-                raise OSError("the disk is full")
+            self._entries.append(entry)
             self.fault = None
         except OSError as exc:
             # The process itself goes on; only its successor would number the lines anew.
@@ -219,24 +225,26 @@ class Journal:
 
     def _begin_anew(self) -> None:
         """Replace the journal by one entry that says where it has come to. Raises OSError."""
-        assert self._fd is not None
-        entry = {
-            "state": [self._segment, self._offset, self._next_sequence],
-            "totals": asdict(self.totals),
-            "unsettled": [[number, *told] for number, told in self.unsettled.items()],
-        }
-        draft = self.folder / ".journal.jsonl"
-        draft.write_text(json.dumps(entry) + "\n", "utf-8")
-        draft.replace(self.folder / "journal.jsonl")
-        os.close(self._fd)
-        self._fd = os.open(self.folder / "journal.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
+        self._entries.replace(
+            {
+                "state": [self._segment, self._offset, self._next_sequence],
+                "next": self._next_line,
+                "trusted": self.trusted,
+                "totals": asdict(self.totals),
+                "unsettled": [[number, *told] for number, told in self.unsettled.items()],
+            }
+        )
 
     def _apply(self, entry: dict[str, Any]) -> None:
         if "cut" in entry:
             segment, start, end = entry["cut"]
             self._segment, self._offset = segment, end
+            self._last_cut = segment, start
+            self._next_line = entry["next"]
+            self.totals.lost += entry["lost"]
+            self.totals.cut += entry["lost"]
             for name, (sequence, lines) in entry["bodies"].items():
-                self.pending.append(Body(sequence, name, segment, start, end, 0, lines))
+                self.pending.append(Body(sequence, name, segment, start, end, 0, lines, lines))
                 self.totals.cut += lines
                 self._next_sequence = max(self._next_sequence, sequence + 1)
         elif "ack" in entry:
@@ -248,8 +256,7 @@ class Journal:
                 self.unsettled[body.sequence] = entry["receipt"], taken
             self._remove_if_done(body.segment)
         elif "lost" in entry:
-            body = self._answered(entry["lost"])
-            self.totals.lost += body.lines
+            self._lose(entry["lost"], entry["left"])
         elif "split" in entry:
             self._halve(entry["split"], entry["at"], entry["rest"])
         elif "settled" in entry:
@@ -262,39 +269,58 @@ class Journal:
                 self.unsettled.pop(sequence, None)
         elif "state" in entry:
             self._segment, self._offset, self._next_sequence = entry["state"]
+            self._last_cut = self._segment, self._offset
+            self._next_line, self.trusted = entry["next"], entry["trusted"]
             self.totals = Totals(**entry["totals"])
             self.unsettled = {number: (told, lines) for number, told, lines in entry["unsettled"]}
 
     def _halve(self, sequence: int, at: int, rest: int) -> None:
-        index = next(i for i, body in enumerate(self.pending) if body.sequence == sequence)
-        body = self.pending[index]
-        where = (body.class_name, body.segment, body.start, body.end)
-        middle = body.first + at
-        self.pending[index : index + 1] = [
-            Body(sequence, *where, body.first, middle),
-            Body(rest, *where, middle, body.last),
-        ]
+        index = self._index(sequence)
+        self.pending[index : index + 1] = self.pending[index].halves(at, rest)
         self._next_sequence = max(self._next_sequence, rest + 1)
 
-    def _answered(self, sequence: int) -> Body:
-        index = next(i for i, body in enumerate(self.pending) if body.sequence == sequence)
-        return self.pending.pop(index)
+    def _lose(self, sequence: int, left: int) -> None:
+        body = self.pending[self._index(sequence)]
+        self.totals.lost += body.lines - left
+        if left:
+            self.pending[self._index(sequence)] = body.with_only(left)
+        else:
+            self._answered(sequence)
 
-    def _load(self) -> None:
-        path = self.folder / "journal.jsonl"
-        try:
-            data = path.read_bytes()
-        except OSError:
-            return
-        whole = data.rfind(b"\n") + 1
-        # A last entry that was never whole: nothing followed from it.
-        if whole < len(data) and self.sending:
-            os.truncate(path, whole)
-        for line in data[:whole].splitlines():
+    def _answered(self, sequence: int) -> Body:
+        return self.pending.pop(self._index(sequence))
+
+    def _index(self, sequence: int) -> int:
+        return next(i for i, body in enumerate(self.pending) if body.sequence == sequence)
+
+    def _load(self, *, sent_before: bool) -> None:
+        for entry in self._entries.read():
             try:
-                self._apply(json.loads(line))
-            except (ValueError, KeyError, TypeError, StopIteration):
-                _log.warning("an entry of %s can't be read and is passed over", path)
+                self._apply(entry)
+            except (ValueError, KeyError, TypeError, StopIteration):  # it follows from one before
+                self._entries.damaged = True
+        gone = sent_before and not self._entries.path.exists() and bool(self._numbers())
+        if self._lock_fd is not None:
+            if self._entries.damaged or gone:
+                self._distrust()
+            try:
+                self._entries.cut_off()
+            except OSError as exc:
+                self.fault = exc
+
+    def _distrust(self) -> None:
+        """Begin anew with the last lines that were numbered: before, all were answered for."""
+        totals = self.totals
+        self.pending = []
+        totals.cut = totals.acknowledged + totals.refused + totals.lost
+        self._segment, self._offset = self._last_cut
+        self._next_line = None
+        self.trusted = False
+        _log.warning("stepclock: %s", self.doubt)
+        try:
+            self._begin_anew()
+        except OSError as exc:
+            self.fault = exc
 
 
 def totals_of(folder: Path) -> Totals:

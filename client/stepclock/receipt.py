@@ -12,8 +12,9 @@ class Receipt:
     logged: calls of `log` (rows of `log_many`). lines: what they and the run's own lines made.
     stored: lines of which the store says that it holds them. The others, exactly:
     refused: by the gateway, kept in `folder` with reasons. dead: by the store, kept there as
-    dead letters. dropped: given up where memory and disk were full. unsent: still in `folder`,
-    for `stepclock sync`. unsettled: durable in the server's log, not seen in the store in time.
+    dead letters. dropped: given up where memory and disk were full, or damaged there. unsent:
+    still in `folder`, for `stepclock sync`. unsettled: durable in the server's log, not seen in
+    the store in time.
     rows_dropped: calls of `log` that were given up before they became lines. ignored: values
     that were no numbers.
     """

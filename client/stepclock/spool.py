@@ -38,7 +38,6 @@ class SpoolWriter:
         self._max_bytes = max_bytes
         self._max_memory = max_memory
         self._number = -1
-        self._chunk = 0
         self._size = 0
         self._fd: int | None = None
         self._held: dict[int, tuple[int, int]] = {}  # segment -> its lines and rows
@@ -60,8 +59,7 @@ class SpoolWriter:
     def write(self, class_name: str, lines: list[str], rows: int) -> None:
         """Append lines; when this returns, they outlive the process, or `fault` says why not."""
         for part in _parts([line.encode() for line in lines]):
-            data = encode_chunk(class_name, len(part), rows, self._chunk, b"\n".join(part))
-            self._chunk += 1
+            data = encode_chunk(class_name, len(part), rows, self.lines, b"\n".join(part))
             self._append(data)
             held_lines, held_rows = self._held.get(self._number, (0, 0))
             self._held[self._number] = held_lines + len(part), held_rows + rows

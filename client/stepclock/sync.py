@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Callable
 
 from stepclock.delivery import Delivery
-from stepclock.segment import is_locked
+from stepclock.segment import is_locked, segment_numbers
 from stepclock.sender import remove
 from stepclock.settings import Settings
 from stepclock.stream import Stream
@@ -24,8 +24,8 @@ class SyncResult:
 
     sent: acknowledged now. stored: known to be in the store. unsettled: acknowledged, and not
     known to be there. refused: by the gateway, kept in the folder. lost: not in the spool any
-    more. left: not sent, see `error`. busy: the stream's own run sends it. live: its run still
-    writes to it.
+    more, or damaged there. left: not sent, see `error`. busy: the stream's own run sends it.
+    live: its run still writes to it.
     """
 
     stream: str
@@ -65,6 +65,16 @@ def _folders(root: Path) -> list[Path]:
         return [root / name for name in os.listdir(root)]
     except OSError:
         return []
+
+
+def _unreadable(root: Path) -> Iterator[Path]:
+    """Folders that hold lines and do not say whose."""
+    for folder in [root, *_folders(root)]:
+        if segment_numbers(folder) and not is_locked(folder / "writer.lock"):
+            try:
+                Stream.read(folder)
+            except (OSError, ValueError):
+                yield folder
 
 
 def sync(
@@ -116,6 +126,11 @@ def sync(
             if progress is not None:
                 progress(result)
 
+    for folder in _unreadable(Path(settings.spool_dir)):
+        result = SyncResult(folder.name, "?", "?", error=f"{folder}/stream.json is damaged")
+        results.append(result)
+        if progress is not None:
+            progress(result)
     threads = [threading.Thread(target=work, daemon=True) for _ in range(min(jobs, len(todo)))]
     for thread in threads:
         thread.start()
@@ -169,7 +184,7 @@ def sync_stream(
             lost=totals.lost,
             left=sum(body.lines for body in journal.pending) or int(waiting),
             live=live,
-            error=(delivery.last_error or "no answer in time") if waiting else "",
+            error=(delivery.last_error or "no answer in time") if waiting else journal.doubt,
         )
         if not live and not waiting and not (settle and journal.unsettled):
             remove(folder)

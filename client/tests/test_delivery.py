@@ -324,14 +324,18 @@ def test_what_nobody_can_tell_of_any_more_is_not_asked_for_again(rig):
     assert rig.totals.stored == 0
 
 
-def test_an_entry_that_can_not_be_read_is_passed_over_and_told(rig, caplog):
-    rig.writer.write("raw", lines(1), 1)
-    rig.send_all()
+def test_behind_an_entry_that_can_not_be_read_what_was_answered_last_goes_again(rig, caplog):
+    for number in (1, 2):
+        rig.writer.write("raw", lines(number), 1)
+        rig.send_all()
     rig.delivery.journal.close()
     with (rig.writer.folder / "journal.jsonl").open("ab") as file:
         file.write(b'nonsense\n{"ack":77,"refused":0,"receipt":null}\n[]\n')
-    rig.begin()
-    assert "can't be read" in caplog.text
-    rig.writer.write("raw", lines(2), 1)
-    rig.send_all()
-    assert rig.gateway.taken[-1] == (1, "raw", encoded(2))
+    rig.writer.write("raw", lines(3), 1)
+    for _ in range(2):  # the second time it is as trusted, and nothing goes again
+        rig.begin()
+        rig.send_all()
+        assert not rig.delivery.journal.trusted
+    assert "was damaged" in caplog.text
+    assert [taken for _, _, taken in rig.gateway.taken] == [encoded(1), encoded(2), encoded(2, 3)]
+    assert ["Stepclock-Start" in r.headers for r in rig.gateway.requests] == [True, True, False]

@@ -94,6 +94,59 @@ def test_what_a_job_logs_is_stored_and_its_receipt_says_so(begin, points, tmp_pa
     assert list((tmp_path / "spool").iterdir()) == []
 
 
+def damage_a_row(folder, step):
+    """Flip a byte of a row where it lies in a segment; how many lines can't be read any more."""
+    for path in folder.glob("*.seg"):
+        data = bytearray(path.read_bytes())
+        at = data.find(b",step=%di " % step)
+        if at >= 0:
+            [harmed] = [c for c in chunks(data) if c.end - len(c.payload) <= at < c.end]
+            data[at] ^= 1
+            path.write_bytes(data)
+            return harmed.lines
+    raise AssertionError("no such row")
+
+
+def log_in_parts(run, count):
+    for step in range(count):
+        run.log({"loss": 1.0}, step)
+        if step % 10 == 9:
+            assert run.engine.drain.wait_for_turn(10)
+
+
+def test_a_receipt_says_that_rows_were_damaged_in_the_spool(begin, points):
+    run = begin("damaged-live", send_interval=60)
+    eventually(lambda: run.stats().acknowledged)  # the next request is a minute away
+    log_in_parts(run, 30)
+    assert damage_a_row(run.folder, 15) == 10
+    receipt = run.finish()
+    assert not receipt.ok
+    assert receipt.missing == {"dropped": 10}
+    assert steps_of(points("raw", "damaged-live")) == [*range(10), *range(20, 30)]
+
+
+def test_sync_stores_all_but_the_damaged_rows_and_fails(server, begin, points, tmp_path):
+    run = begin("damaged", mode="offline")
+    log_in_parts(run, 30)
+    run.finish()
+    assert damage_a_row(run.folder, 15) == 10
+    done = subprocess.run(
+        [sys.executable, "-m", "stepclock", "sync", str(tmp_path / "spool")],
+        env=os.environ
+        | {
+            "PYTHONPATH": str(CLIENT),
+            "STEPCLOCK_ENDPOINT": server.url,
+            "STEPCLOCK_TOKEN": server.key,
+        },
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "10 lines are not in the spool any more, or damaged there" in done.stdout
+    assert steps_of(points("raw", "damaged")) == [*range(10), *range(20, 30)]
+
+
 @pytest.fixture
 def job(server, tmp_path):
     """A training job: a program of its own, with the server's address in its environment."""

@@ -151,7 +151,7 @@ class Account:
             ("left", "lines are not sent, they stay in the spool"),
             ("unsettled", "lines are in the server's log, and not yet known to be stored"),
             ("refused", f"lines were refused, with reasons in {self._spool}/*/refused.jsonl"),
-            ("lost", "lines are not in the spool any more"),
+            ("lost", "lines are not in the spool any more, or damaged there"),
         ):
             count = sum(getattr(each, name) for each in results)
             if count:
