@@ -28,7 +28,10 @@ class Entries:
         """
         try:
             data = self.path.read_bytes()
+        except (FileNotFoundError, NotADirectoryError):
+            return []
         except OSError:
+            self.damaged = True
             return []
         whole = data.rfind(b"\n") + 1
         entries = [_parsed(line) for line in data[:whole].split(b"\n")[:-1]]

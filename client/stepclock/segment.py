@@ -24,7 +24,10 @@ def segment_numbers(folder: Path) -> list[int]:
 def read_segment(
     folder: Path, number: int, memory: Mapping[int, bytes], start: int, size: int
 ) -> bytes | None:
-    """What a segment holds by now, from an offset on; None for one that is gone."""
+    """What a segment holds by now, from an offset on; None for one that is gone.
+
+    Raises OSError where the disk does not say: that is no reason to take it as gone.
+    """
     held = memory.get(number)
     if held is not None:
         return held[start : start + size]
@@ -32,7 +35,7 @@ def read_segment(
         with segment_path(folder, number).open("rb", buffering=0) as file:
             file.seek(start)
             return file.read(size)
-    except OSError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
 
 

@@ -188,6 +188,9 @@ def sync_stream(
         )
         if not live and not waiting and not (settle and journal.unsettled):
             remove(folder)
+    except OSError as exc:
+        sent = journal.totals.acknowledged - before
+        return SyncResult(*names, sent=sent, error=f"the spool can't be read: {exc}")
     finally:
         journal.close()
     return result

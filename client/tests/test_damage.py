@@ -130,6 +130,20 @@ def test_a_segment_that_is_gone_is_counted(tmp_path, monkeypatch):
     assert (result.lost, len(gateway.lines)) == (gone, 30 - gone)
 
 
+def test_a_segment_that_can_not_be_read_is_told_and_kept(job):
+    path = segment_path(job.folder, 0)
+    aside = path.rename(path.with_suffix(".aside"))
+    path.mkdir()  # whoever reads it gets an error, which may be for a while only
+    result, gateway = synced(job.folder)
+    assert not result.ok
+    assert "can't be read" in result.error
+    path.rmdir()
+    aside.rename(path)
+    result, gateway = synced(job.folder)
+    assert sorted(gateway.lines) == sorted(job.lines)
+    assert result.ok
+
+
 def test_a_request_whose_lines_are_damaged_before_it_is_answered_keeps_its_number_for_the_rest(
     job,
 ):
