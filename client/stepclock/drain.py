@@ -57,6 +57,8 @@ class Drain:
         #: Turns that began so far: what was logged before one began is in the spool at its end.
         self.begun = 0
         self.turns = 0
+        #: Seconds of CPU that the thread took, as of its last turn.
+        self.cpu_s = 0.0
         #: Set by whoever ends the run: the last state, and why.
         self.ending: tuple[str, str] | None = None
         #: Set from a signal handler: the signal's name. A line says so in the next turn.
@@ -181,6 +183,7 @@ class Drain:
             stopped = self._stopped
             began = self._now()
             self.turn()
+            self.cpu_s = time.thread_time()
             with self._changed:
                 self._changed.notify_all()
             if not stopped:

@@ -78,6 +78,12 @@ class Engine:
         """Rows that were given up before they became lines."""
         return self.buffer.dropped + self.drain.failed_rows
 
+    @property
+    def cpu_s(self) -> float:
+        """Seconds of CPU that the threads took so far."""
+        threads = (self.drain, self.sender, self.observer)
+        return sum(each.cpu_s for each in threads if each is not None)
+
     def flush(self, within_s: float) -> bool:
         """Whether all that was put by now is acknowledged in time; if nobody sends, spooled."""
         deadline = time.monotonic() + within_s

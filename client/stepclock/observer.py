@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from typing import Callable
 
 from stepclock.buffer import Buffer
@@ -31,6 +32,8 @@ class Observer:
         self._interval_s = interval_s
         self._stopped = threading.Event()
         self._looked = threading.Event()
+        #: Seconds of CPU that the thread took, as of its last look.
+        self.cpu_s = 0.0
         self.thread = threading.Thread(target=self._run, name="stepclock-observer", daemon=True)
 
     def stop(self, within_s: float) -> None:
@@ -58,3 +61,4 @@ class Observer:
         lines = lines_of()
         if lines:
             self._buffer.put((class_name, lines), len(lines))
+        self.cpu_s = time.thread_time()

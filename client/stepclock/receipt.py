@@ -65,6 +65,7 @@ class Stats:
     logged, queued, rows_dropped: rows. ignored: values left out. requests: tries, repeated ones
     included; limited: those that were answered 429. retry_after_s: how long the gateway last
     said to wait, 0 once it took more.
+    cpu_s: seconds of CPU that the client's threads took, beside the calls themselves.
     """
 
     logged: int = 0
@@ -79,4 +80,5 @@ class Stats:
     requests: int = 0
     limited: int = 0
     retry_after_s: float = 0.0
+    cpu_s: float = 0.0
     last_error: str = ""

@@ -170,6 +170,7 @@ class Run:
             requests=totals.requests,
             limited=sender.limited if sender else 0,
             retry_after_s=sender.retry_after_s if sender else 0.0,
+            cpu_s=engine.cpu_s,
             last_error=sender.last_error if sender else "",
         )
 

@@ -59,6 +59,8 @@ class Sender:
         self._stopped = False
         self._past = Totals()  # of streams that are done
         self.idle = False
+        #: Seconds of CPU that the thread took, as of its last round.
+        self.cpu_s = 0.0
         self.thread = threading.Thread(target=self._run, name="stepclock-sender", daemon=True)
 
     @property
@@ -220,6 +222,7 @@ class Sender:
             except Exception:
                 _log.exception("stepclock: sending failed, it is tried again")
                 wait_s = 5.0
+            self.cpu_s = time.thread_time()
             with self._changed:
                 self._changed.notify_all()
             if wait_s > 0:

@@ -414,6 +414,21 @@ def test_a_disk_that_hangs_holds_a_job_up_for_so_long_and_no_longer(monkeypatch,
     assert "rows_dropped" in caplog.text
 
 
+def test_a_run_knows_what_cpu_its_threads_took():
+    before = time.process_time()
+    run = begin()
+    assert run.flush()
+    first = run.stats().cpu_s
+    for step in range(10_000):
+        run.log({"loss": 1.0}, step)
+    assert run.flush()
+    later = run.stats().cpu_s
+    assert 0 < first < later < time.process_time() - before
+    run.finish()
+    assert run.stats().cpu_s >= later
+    assert begin(mode="disabled").stats().cpu_s == 0
+
+
 def test_events_and_configuration_are_lines_of_their_own():
     run = begin(run_id="r", config={"model": {"layers": 4}})
     run.event("checkpoint", "saved to /data", step=5, kind="best")
