@@ -16,7 +16,8 @@ from stepclock.identity import Identity
 from stepclock.journal import Totals, totals_of
 from stepclock.observer import Observer
 from stepclock.receipt import Receipt
-from stepclock.sender import Sender, remove
+from stepclock.segment import remove
+from stepclock.sender import Sender
 from stepclock.settings import Settings
 from stepclock.spool import SpoolWriter
 from stepclock.state import config_lines
@@ -155,6 +156,7 @@ class Engine:
             unsettled=totals.acknowledged - totals.stored - totals.dead,
             rows_dropped=self.rows_dropped,
             ignored=self.drain.encoder.ignored,
+            recovered=sender.recovered if sender is not None else 0,
         )
 
     def remove(self) -> None:

@@ -158,11 +158,16 @@ def _count_here(state_dir: Path, key: str) -> int:
         return 0
 
 
+def run_prefix(experiment: str, run: str) -> str:
+    """What the names of all streams of a run begin with, and of few others."""
+    digest = zlib.crc32(f"{experiment}\n{run}".encode())
+    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", run)[:80].strip(".") or "run"
+    return f"{readable}.{digest:08x}."
+
+
 def stream_name(identity: Identity, start_ns: int) -> str:
     """A name that no other start of a process has, fit for a header and for a folder."""
-    digest = zlib.crc32(f"{identity.experiment}\n{identity.run}".encode())
-    readable = re.sub(r"[^A-Za-z0-9._-]+", "_", identity.run)[:80].strip(".") or "run"
     return (
-        f"{readable}.{digest:08x}.r{identity.rank}.a{identity.attempt}"
+        f"{run_prefix(identity.experiment, identity.run)}r{identity.rank}.a{identity.attempt}"
         f".{start_ns}-{os.getpid()}-{os.urandom(2).hex()}"
     )

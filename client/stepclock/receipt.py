@@ -16,7 +16,8 @@ class Receipt:
     still in `folder`, for `stepclock sync`. unsettled: durable in the server's log, not seen in
     the store in time.
     rows_dropped: calls of `log` that were given up before they became lines. ignored: values
-    that were no numbers.
+    that were no numbers. recovered: lines beside all these, which earlier starts of the run had
+    left in the spool and the gateway took from this one.
     """
 
     run: str
@@ -30,6 +31,7 @@ class Receipt:
     unsettled: int = 0
     rows_dropped: int = 0
     ignored: int = 0
+    recovered: int = 0
     folder: str = ""
     state: str = "finished"
 
@@ -55,6 +57,8 @@ class Receipt:
         told = f"{self.run}: {self.logged} logged, {self.stored} of {self.lines} lines stored"
         if self.missing:
             told += "".join(f", {count} {name}" for name, count in self.missing.items())
+        if self.recovered:
+            told += f"; {self.recovered} lines of earlier starts recovered"
         return told
 
 
@@ -64,8 +68,8 @@ class Stats:
 
     logged, queued, rows_dropped: rows. ignored: values left out. requests: tries, repeated ones
     included; limited: those that were answered 429. retry_after_s: how long the gateway last
-    said to wait, 0 once it took more.
-    cpu_s: seconds of CPU that the client's threads took, beside the calls themselves.
+    said to wait, 0 once it took more. recovered: as in the receipt. cpu_s: seconds of CPU that
+    the client's threads took, beside the calls themselves.
     """
 
     logged: int = 0
@@ -79,6 +83,7 @@ class Stats:
     ignored: int = 0
     requests: int = 0
     limited: int = 0
+    recovered: int = 0
     retry_after_s: float = 0.0
     cpu_s: float = 0.0
     last_error: str = ""

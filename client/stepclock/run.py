@@ -169,6 +169,7 @@ class Run:
             ignored=engine.drain.encoder.ignored,
             requests=totals.requests,
             limited=sender.limited if sender else 0,
+            recovered=sender.recovered if sender else 0,
             retry_after_s=sender.retry_after_s if sender else 0.0,
             cpu_s=engine.cpu_s,
             last_error=sender.last_error if sender else "",
@@ -310,7 +311,7 @@ class Run:
             engine.remove()
         if receipt.missing:
             _log.warning("stepclock: %s", receipt)
-        if receipt.unsent:
+        if receipt.unsent or (engine.sender is not None and engine.sender.leftovers.left):
             _log.warning(
                 "stepclock: what is not sent waits in the spool; send it with: stepclock sync %s",
                 self._settings.spool_dir,

@@ -39,9 +39,9 @@ def read_segment(
         return None
 
 
-def lock(path: Path) -> int:
+def lock(path: Path, *, create: bool = True) -> int:
     """A lock that the system releases when the process ends. Raises OSError if it is held."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = os.open(path, os.O_RDWR | (os.O_CREAT if create else 0) | os.O_CLOEXEC, 0o600)
     try:
         import fcntl
 
@@ -54,10 +54,38 @@ def lock(path: Path) -> int:
     return fd
 
 
+def has_locks() -> bool:
+    """Whether this system has such locks: without them nobody can be told to be dead."""
+    try:
+        import fcntl  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
 def is_locked(path: Path) -> bool:
     """Whether a living process holds the lock."""
     try:
-        os.close(lock(path))
+        os.close(lock(path, create=False))
+    except FileNotFoundError:
+        return False
     except OSError:
-        return path.exists()
+        return True
     return False
+
+
+def remove(folder: Path) -> None:
+    """Remove a stream that is stored, but not what was refused of it.
+
+    The segments first: a journal outlives the lines that it numbers, wherever this is cut off.
+    """
+    for number in segment_numbers(folder):
+        segment_path(folder, number).unlink(missing_ok=True)
+    if (folder / "refused.jsonl").exists():
+        for path in folder.iterdir():
+            if path.name not in {"refused.jsonl", "stream.json"}:
+                path.unlink(missing_ok=True)
+    else:
+        import shutil  # dear to import
+
+        shutil.rmtree(folder, ignore_errors=True)

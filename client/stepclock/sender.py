@@ -1,4 +1,4 @@
-"""The thread that sends: the run's own stream, and those of its worker processes."""
+"""The thread that sends: the run's own stream, those of its worker processes, and leftovers."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ import logging
 import os
 import threading
 import time
-from pathlib import Path
 from typing import Callable
 
 from stepclock.chunk import MAX_LINES
 from stepclock.delivery import Delivery
 from stepclock.journal import Totals
+from stepclock.leftovers import Leftovers
+from stepclock.segment import remove
 from stepclock.settings import Settings
 from stepclock.spool import SpoolWriter
 from stepclock.stream import Stream
@@ -46,6 +47,8 @@ class Sender:
             writer.folder, stream, self._gateway, writer.memory, acked=writer.acked, now=now
         )
         self._deliveries = {stream.name: self._own}
+        #: Of earlier starts of the run; they wait for all of the above.
+        self.leftovers = Leftovers(stream, writer.folder.parent, self._gateway, now=now)
         self._children = False
         self._interval_s = settings.send_interval
         self._not_before = 0.0
@@ -94,6 +97,11 @@ class Sender:
         return sum(each.limited for each in list(self._deliveries.values()))
 
     @property
+    def recovered(self) -> int:
+        """Lines that earlier starts of the run had left, taken from this one."""
+        return self.leftovers.sent
+
+    @property
     def retry_after_s(self) -> float:
         """How long the gateway last said to wait; 0 once it takes more."""
         return self._own.retry_after_s
@@ -107,6 +115,7 @@ class Sender:
         self._hurried += 1
         self._urgent_until = self._now() + within_s
         self._next_look = self._next_settle = 0.0
+        self.leftovers.hurry()
         self.idle = False
         self._wake.set()
 
@@ -133,6 +142,7 @@ class Sender:
         self._gateway.abandon()
         for each in self._deliveries.values():
             each.journal.close()
+        self.leftovers.close()
 
     def turn(self) -> float:
         """Send what is due; seconds until the next round."""
@@ -162,14 +172,21 @@ class Sender:
                 self._not_before = self._now() + wait_s
                 if delivery.limited > limited:
                     self._interval_s = min(_LONGEST_INTERVAL_S, 2 * self._interval_s)
+                    self.leftovers.slow_down()
                 return min(wait_s, _LOOK_S)
             self._interval_s = max(self._settings.send_interval, 0.8 * self._interval_s)
         if waiting:
             self.idle = False
             return 0.0
-        return self._settle(now, hurried, left_s)
+        wait_s = self._settle(now, left_s)
+        settled = not any(each.journal.unsettled for each in self._deliveries.values())
+        if settled or not urgent:
+            wait_s = min(wait_s, self.leftovers.turn(urgent=urgent))
+        # Only a round that looked everywhere since it was asked can tell that nothing is left.
+        self.idle = urgent and hurried == self._hurried and settled and self.leftovers.done
+        return min(wait_s, 0.05) if urgent and not self.idle else wait_s
 
-    def _settle(self, now: float, hurried: int, left_s: float) -> float:
+    def _settle(self, now: float, left_s: float) -> float:
         urgent = left_s > 0
         if urgent or now >= self._next_settle:
             self._next_settle = now + _SETTLE_S
@@ -181,14 +198,6 @@ class Sender:
                         return 0.0
                 elif delivery is not self._own and delivery.journal.finished():
                     self._forget(delivery)
-        # Only a round that looked everywhere since it was asked can tell that nothing is left.
-        self.idle = (
-            urgent
-            and hurried == self._hurried
-            and not any(delivery.journal.unsettled for delivery in self._deliveries.values())
-        )
-        if urgent and not self.idle:
-            return 0.05
         return max(0.01, min(self._next_cut - now, _LOOK_S))
 
     def _find_children(self) -> None:
@@ -229,17 +238,6 @@ class Sender:
                 self._wake.wait(wait_s)
                 self._wake.clear()
         self._gateway.close()
+        self.leftovers.close()
         for each in self._deliveries.values():
             each.journal.close()
-
-
-def remove(folder: Path) -> None:
-    """Remove a stream that is stored, but not what was refused of it."""
-    if (folder / "refused.jsonl").exists():
-        for path in folder.iterdir():
-            if path.name not in {"refused.jsonl", "stream.json"}:
-                path.unlink(missing_ok=True)
-    else:
-        import shutil  # dear to import
-
-        shutil.rmtree(folder, ignore_errors=True)

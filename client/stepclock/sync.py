@@ -11,8 +11,7 @@ from pathlib import Path
 from typing import Callable
 
 from stepclock.delivery import Delivery
-from stepclock.segment import is_locked, segment_numbers
-from stepclock.sender import remove
+from stepclock.segment import is_locked, remove, segment_numbers
 from stepclock.settings import Settings
 from stepclock.stream import Stream
 from stepclock.transport import Gateway

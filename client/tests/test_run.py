@@ -116,6 +116,28 @@ def test_a_server_that_accepts_and_never_answers_does_not_hold_finish():
         assert receipt.unsent == receipt.lines
 
 
+def test_rows_that_a_killed_start_left_do_not_hold_finish_either():
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        address = f"http://127.0.0.1:{deaf.getsockname()[1]}"
+        script(
+            f"""
+            run = stepclock.init("e", run_id="r", mode="offline", endpoint="{address}")
+            run.log({{"loss": 1}}, 1)
+            assert run.flush()
+            os.kill(os.getpid(), signal.SIGKILL)
+            """,
+            check=False,
+        )
+        run = begin(mode="online", run_id="r", endpoint=address)
+        began = time.monotonic()
+        receipt = run.finish(timeout=1.0)
+        assert time.monotonic() - began < 2
+        assert receipt.recovered == 0
+        assert steps() == [1]
+
+
 def test_the_end_of_the_program_finishes_the_run():
     script(
         """

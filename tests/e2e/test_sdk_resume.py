@@ -82,7 +82,7 @@ def job(server, tmp_path):
     """Starts a training job with a spool of its own, as on a node of its own."""
     started = []
 
-    def start(code, spool, endpoint):
+    def start(code, spool, endpoint, **more):
         environment = {
             **{k: v for k, v in os.environ.items() if not k.startswith("STEPCLOCK_")},
             "PYTHONPATH": str(CLIENT),
@@ -91,9 +91,14 @@ def job(server, tmp_path):
             "STEPCLOCK_TOKEN": server.key,
             "STEPCLOCK_SPOOL_DIR": str(tmp_path / spool),
             "STEPCLOCK_SEND_INTERVAL": "0.05",
+            **more,
         }
         popen = subprocess.Popen(
-            [sys.executable, "-c", f"import json, sys, time, stepclock\n{textwrap.dedent(code)}"],
+            [
+                sys.executable,
+                "-c",
+                f"import json, os, signal, sys, time, stepclock\n{textwrap.dedent(code)}",
+            ],
             env=environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
@@ -109,11 +114,11 @@ def job(server, tmp_path):
             popen.kill()
 
 
-def shown(reader, retention_class):
+def shown(reader, retention_class, experiment="resnet"):
     """Attempt, node and step of every point, in the order of attempts and steps."""
     return sorted(
         (p.tags["attempt"], p.tags.get("node", ""), p.fields["step"])
-        for p in reader.points("stepclock", retention_class, "resnet", "r")
+        for p in reader.points("stepclock", retention_class, experiment, "r")
     )
 
 
@@ -174,3 +179,72 @@ def test_a_resumed_job_is_one_clean_curve_by_step_and_both_attempts_by_wall_time
         SeriesQuery("stepclock", "resnet", "loss", clock=Clock.WALL, points=100_000)
     )
     assert sum(wall.count) == 1080
+
+
+#: Each second row is in the spool when it is killed, and only the first request was sent.
+KILLED = """
+    run = stepclock.init("killed", run_id="r", config={"lr": 0.1})
+    for step in range(500):
+        run.log({"loss": 1.0}, step)
+    assert run.flush(timeout=20)
+    for step in range(500, 1000):
+        run.log({"loss": 1.0}, step)
+    if os.fork() == 0:  # a loader that dies with it
+        for step in range(2000, 2100):
+            run.log({"loader": 1.0}, step)
+        run.engine.drain.wait_for_turn(20)
+        os.kill(os.getpid(), signal.SIGKILL)
+    os.wait()
+    run.engine.drain.wait_for_turn(20)
+    print("spooled", flush=True)
+    time.sleep(60)
+"""
+
+RESTARTED = """
+    run = stepclock.init("killed", run_id="r")
+    assert run.attempt == 1
+    for step in range(800, 1200):
+        run.log({"loss": 2.0}, step)
+    receipt = run.finish(timeout=30)
+    print(json.dumps(vars(receipt) | {"ok": receipt.ok}))
+"""
+
+
+def test_what_a_killed_job_had_not_sent_its_restart_sends_by_itself(server, store, job, tmp_path):
+    first = job(KILLED, "spool", server.url, STEPCLOCK_SEND_INTERVAL="600")
+    assert first.stdout.readline() == "spooled\n", first.communicate()
+    first.kill()
+    first.communicate(timeout=30)
+    sent = [("0", "", step) for step in range(500)]
+    assert eventually(lambda: shown(store, "raw", "killed") == sent)
+    stranger = job(KILLED.replace('"r"', '"other"'), "spool", server.url, STEPCLOCK_MODE="offline")
+    assert stranger.stdout.readline() == "spooled\n", stranger.communicate()
+    stranger.kill()
+    stranger.communicate(timeout=30)
+
+    second = job(RESTARTED, "spool", server.url)
+    out, err = second.communicate(timeout=60)
+    receipt = json.loads(out)
+    assert receipt["ok"], out + err
+    assert receipt["logged"] == 400
+    assert receipt["lines"] == receipt["stored"] < 500
+    assert receipt["recovered"] >= 600
+    assert "1 other run has left rows in the spool" in err
+
+    earlier = [("0", "", step) for step in (*range(1000), *range(2000, 2100))]
+    later = [("1", "", step) for step in range(800, 1200)]
+    assert shown(store, "raw", "killed") == earlier + later
+    by_step = [("0", "", step) for step in range(800)] + later
+    assert eventually(lambda: shown(store, "steps", "killed") == by_step)
+    of_both = [
+        point
+        for point in store.points("stepclock", "events", "delivery")
+        if point.tags["experiment"] == "killed"
+    ]
+    assert {point.tags["run"] for point in of_both} == {"r"}
+    delivered = sum(
+        point.fields["points"] for point in of_both if point.tags["topic"].endswith("raw")
+    )
+    assert delivered == 1100 + 400, "each line was delivered once"
+    left = {path.name.split(".")[0] for path in (tmp_path / "spool").iterdir()}
+    assert left == {"other"}
