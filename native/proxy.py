@@ -122,8 +122,12 @@ class Proxy:
 
     async def _cut(self) -> None:
         if self._server is not None:
-            self._server.close()
-            self._server = None
+            server, self._server = self._server, None
+            for listening in server.sockets:
+                self._loop.remove_reader(listening.fileno())
+            # Connections that are accepted by now begin here: a server that is closed loses them.
+            await asyncio.sleep(0)
+            server.close()
         for writer in self._open:
             _reset(writer)
         for task in self._tasks:

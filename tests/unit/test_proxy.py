@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import socket
 import threading
 import time
@@ -142,6 +143,19 @@ def test_cut_refuses_new_connections(proxy: Proxy, connect: Callable[[], socket.
     proxy.cut()
     with pytest.raises(ConnectionRefusedError):
         connect()
+
+
+def test_a_cut_while_clients_come_forgets_none_of_them(proxy: Proxy) -> None:
+    for _ in range(50):
+        clients = [socket.socket() for _ in range(5)]
+        for client in clients:
+            client.setblocking(False)
+            client.connect_ex((HOST, proxy.port))
+        proxy.cut()
+        for client in clients:
+            client.close()
+        proxy.restore()
+    gc.collect()  # a connection that was forgotten is told here
 
 
 def test_restore_listens_on_the_same_port_after_a_cut(
