@@ -3,13 +3,11 @@
 import json
 import math
 import os
-import random
 import signal
 import subprocess
 import sys
 import textwrap
 import time
-from collections import Counter
 from contextlib import closing
 from pathlib import Path
 
@@ -185,17 +183,6 @@ def steps_of(points):
     return sorted(point.fields["step"] for point in points)
 
 
-def spooled_steps(spool, experiment):
-    """Steps of all whole lines of an experiment that lie in the segments of a spool."""
-    found = Counter()
-    for path in sorted(Path(spool).glob("*/*.seg")):
-        for chunk in chunks(path.read_bytes()):
-            for line in chunk.payload.decode().split("\n"):
-                if line.startswith(f"{experiment},"):
-                    found[int(line.split("step=")[1].split("i ")[0])] += 1
-    return found
-
-
 def test_nan_is_stored_and_shown_by_step(begin, points):
     with begin("odd", run_id="r1") as run:
         run.log({"loss": math.nan, "lr": 0.1}, step=3)
@@ -364,53 +351,6 @@ def test_sigterm_of_the_scheduler_is_stored_as_preempted_before_the_job_ends(job
 
     assert eventually(lambda: states()[-1:] == [("preempted", 7)])
     assert eventually(lambda: steps_of(points("raw", "preempted")) == [7])
-
-
-LOGGING = """
-    run = stepclock.init("{experiment}", run_id="r{number}")
-    step = 0
-    while True:
-        run.log({{"loss": 1.0 * step}}, step)
-        step += 1
-        if step == 100:
-            print("ready", flush=True)
-        time.sleep(0.0005)
-"""
-
-
-@pytest.mark.parametrize("mode", ["online", "offline"])
-def test_jobs_killed_at_a_random_moment_are_stored_exactly_as_spooled(
-    job, server, points, tmp_path, mode
-):
-    seed = random.randrange(10**6)
-    chance = random.Random(seed)
-    experiment = f"killed-{mode}"
-    running = [
-        job(LOGGING.format(experiment=experiment, number=number), STEPCLOCK_MODE=mode)
-        for number in range(3)
-    ]
-    for popen in running:
-        assert popen.stdout.readline() == "ready\n"
-    before = {}
-    for popen in running:
-        time.sleep(chance.uniform(0.1, 0.4))  # the random moment itself, not a wait
-        popen.kill()
-        popen.communicate(timeout=20)
-    if mode == "offline":
-        before = spooled_steps(tmp_path / "spool", experiment)
-    results = stepclock.sync(tmp_path / "spool", endpoint=server.url, token=server.key)
-    assert all(result.ok for result in results), (seed, results)
-    stored = points("raw", experiment)
-    by_run = {}
-    for point in stored:
-        by_run.setdefault(point.tags["run"], []).append(point.fields["step"])
-    assert len(by_run) == 3
-    for steps in by_run.values():
-        # From the first on, without a hole and without a double.
-        assert sorted(steps) == list(range(len(steps))), seed
-    if mode == "offline":
-        assert Counter(point.fields["step"] for point in stored) == before, seed
-    assert not list((tmp_path / "spool").iterdir())
 
 
 def test_over_https_the_authority_that_is_named_is_trusted_and_no_other(tmp_path):
