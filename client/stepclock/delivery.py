@@ -25,6 +25,7 @@ _log = logging.getLogger("stepclock")
 _FIRST_BACKOFF_S = 0.2
 _MAX_BACKOFF_S = 60.0
 _TELL_AGAIN_S = 60.0
+_READ_AGAIN_S = 1.0
 
 #: Receipts that are asked for in one request, and how long the gateway may wait for them.
 _RECEIPTS = 32
@@ -47,7 +48,7 @@ class Delivery:
         """Raises OSError if another process sends this stream."""
         self.stream = stream
         self.folder = folder
-        self.journal = Journal(folder, {} if memory is None else memory)
+        self.journal = Journal(folder, memory)
         self.last_error: str | None = None
         self.limited = 0
         self.retry_after_s = 0.0
@@ -56,37 +57,37 @@ class Delivery:
         self._now = now
         self._jitter = jitter or _chance
         self._max_lines = MAX_LINES
+        self._missed: int | None = None
         self._failures = 0
         self._told: dict[str, float] = {}
 
     def send_one(self) -> float | None:
         """Send the next request, if any: seconds to wait before the next one; None for nothing."""
-        totals = self.journal.totals
-        lost = totals.lost
-        found = self._next()
-        if totals.lost > lost:
-            missing = totals.lost - lost
-            self._tell("lost", f"{missing} lines are not in the spool any more, or damaged there")
-        if found is None:
-            return None
-        body, lines = found
-        if not lines:
-            return 0.0
-        totals.requests += 1
-        answer = self._post(body, lines)
-        return self._follow(body, lines, answer)
-
-    def _next(self) -> tuple[Body, list[bytes]] | None:
-        """What is to be sent, and what is left of its lines; None for nothing."""
         journal = self.journal
-        if not journal.pending and not journal.cut(self._max_lines, MAX_BYTES):
-            return None
-        body = journal.pending[0]
-        lines = journal.read(body)
+        lost = journal.totals.lost
+        try:
+            if not journal.pending and not journal.cut(self._max_lines, MAX_BYTES):
+                self._tell_lost(lost)
+                return None
+            body = journal.pending[0]
+            lines = journal.read(body)
+        except OSError as exc:
+            self.last_error = f"the spool can't be read: {exc}"
+            self._tell("unread", self.last_error)
+            return _READ_AGAIN_S
+        if self._missed != body.sequence and journal.is_gone(body):
+            # A folder that was removed under the job is about to be made anew by it.
+            self._missed = body.sequence
+            return _READ_AGAIN_S
         if len(lines) < body.lines:
             journal.lose(body, len(lines))
             body = body.with_only(len(lines))
-        return body, lines
+        self._tell_lost(lost)
+        if not lines:
+            return 0.0
+        journal.totals.requests += 1
+        answer = self._post(body, lines)
+        return self._follow(body, lines, answer)
 
     def settle(self, wait_s: float) -> bool:
         """Ask for the oldest receipts; whether the store has them all. Waits up to wait_s."""
@@ -199,6 +200,11 @@ class Delivery:
         self.last_error = f"{len(reasons)} lines refused: {first}"
         self._tell("refused", f"{len(reasons)} lines were refused, see {path}: {first}")
         self._taken(body, len(reasons), answer)
+
+    def _tell_lost(self, before: int) -> None:
+        missing = self.journal.totals.lost - before
+        if missing:
+            self._tell("lost", f"{missing} lines are not in the spool any more, or damaged there")
 
     def _tell(self, about: str, message: str) -> None:
         """Warn, once a minute about the same."""

@@ -74,6 +74,10 @@ class Drain:
     def turn(self) -> None:
         """Bring everything that was put before now into the spool."""
         self.begun += 1
+        try:
+            self._writer.check()
+        except Exception:
+            self._warn("fault", "the spool can't be looked at", exc_info=True)
         left = len(self._buffer)
         # A part at a time, so that what waits, as items or as lines, keeps to its bound.
         while left > 0 and (items := self._buffer.take(min(left, MAX_LINES))):

@@ -60,6 +60,7 @@ class Engine:
         self.sender = None
         if settings.mode == "online" and not worker:
             self.sender = Sender(stream, self.writer, settings)
+            self.writer.before_publish = self.sender.relock
         # Not before all locks are held: else another process might begin to send it.
         self.writer.publish()
         self.observer = None

@@ -58,6 +58,12 @@ class Entries:
         draft.write_bytes(_line(entry))
         draft.replace(self.path)
         self.close()
+        self._opened()  # so that it shows if the file is removed
+
+    @property
+    def removed(self) -> bool:
+        """Whether the file that is open has no name any more."""
+        return self._fd is not None and os.fstat(self._fd).st_nlink == 0
 
     @property
     def size(self) -> int:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import logging
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,11 @@ class Journal:
     sending: False only to look at it, beside a process that may be sending.
 
     memory: the segments that the run keeps in memory, if it is this process that writes them.
+    It has told nobody of the stream yet, and a lock that the disk has no room for comes later.
     """
 
     folder: Path
-    memory: dict[int, bytes] = field(default_factory=dict)
+    memory: dict[int, bytes] | None = None
     sending: bool = True
     totals: Totals = field(default_factory=Totals)
     pending: list[Body] = field(default_factory=list)
@@ -75,10 +76,15 @@ class Journal:
         self.trusted = True
         #: Whether the last cut left lines behind because they were too many for it.
         self.more = False
-        lock_path = self.folder / "sender.lock"
-        sent_before = lock_path.exists()
+        self._memory = {} if self.memory is None else self.memory
+        sent_before = (self.folder / "sender.lock").exists()
         if self.sending and self.folder.exists():
-            self._lock_fd = lock(lock_path)
+            try:
+                self.relock()
+            except OSError as exc:
+                if self.memory is None or isinstance(exc, BlockingIOError):
+                    raise
+                self.fault = exc
         self._load(sent_before=sent_before)
 
     def close(self) -> None:
@@ -91,13 +97,31 @@ class Journal:
     @property
     def waiting(self) -> bool:
         """Whether there is anything that is not acknowledged."""
-        found = self._peek()
+        try:
+            found = self._peek()
+        except OSError:  # it may be there
+            return True
         return bool(self.pending) or (found is not None and any(chunks(found[1])))
+
+    def relock(self) -> None:
+        """Hold the lock also where the folder was made later, or anew. Raises OSError."""
+        held = self._lock_fd
+        if held is None or os.fstat(held).st_nlink == 0:
+            self._lock_fd = lock(self.folder / "sender.lock")
+            if held is not None:
+                os.close(held)
+
+    def renew(self) -> None:
+        """Say it all again where the file was removed under us. Raises OSError."""
+        if self._entries.removed:
+            self.relock()
+            self._begin_anew()
 
     def cut(self, max_lines: int = MAX_LINES, max_bytes: int = MAX_BYTES) -> bool:
         """Number the lines that are not numbered yet, a request's worth; False if none is there.
 
-        Only once all that are numbered are answered for.
+        Only once all that are numbered are answered for. Raises OSError for a spool that can't be
+        read.
         """
         found = self._peek()
         self.more = False
@@ -124,14 +148,19 @@ class Journal:
         return bool(names)
 
     def read(self, body: Body) -> list[bytes]:
-        """What is left of the lines of a body."""
+        """What is left of the lines of a body. Raises OSError as `cut`."""
         size = body.end - body.start
-        data = read_segment(self.folder, body.segment, self.memory, body.start, size) or b""
+        data = read_segment(self.folder, body.segment, self._memory, body.start, size) or b""
         lines: list[bytes] = []
         for chunk in chunks(data):
             if chunk.class_name == body.class_name:
                 lines += chunk.payload.split(b"\n")
         return body.choose(lines)
+
+    def is_gone(self, body: Body) -> bool:
+        """Whether the segment of a body is not there any more."""
+        there = body.segment in self._memory or segment_path(self.folder, body.segment).exists()
+        return not there
 
     def acknowledge(self, body: Body, refused: int, receipt: str | None) -> None:
         """The server has answered for a body: it took all lines but `refused`."""
@@ -183,7 +212,7 @@ class Journal:
         """
         while True:
             later = [number for number in self._numbers() if number > self._segment]
-            where = self.folder, self._segment, self.memory, self._offset
+            where = self.folder, self._segment, self._memory, self._offset
             data = read_segment(*where, _WINDOW) or b""
             if len(data) == _WINDOW and not any(chunks(data)):  # damaged at length
                 data = read_segment(*where, _SEGMENT) or b""
@@ -196,7 +225,7 @@ class Journal:
             self._remove_if_done(done)
 
     def _numbers(self) -> list[int]:
-        return sorted({*segment_numbers(self.folder), *list(self.memory)})
+        return sorted({*segment_numbers(self.folder), *list(self._memory)})
 
     def _remove_if_done(self, segment: int) -> None:
         """A segment is deleted once all of it is numbered and every number answered for."""
@@ -205,7 +234,7 @@ class Journal:
             and segment < self._segment
             and not any(body.segment == segment for body in self.pending)
         ):
-            self.memory.pop(segment, None)
+            self._memory.pop(segment, None)
             try:
                 segment_path(self.folder, segment).unlink()
             except OSError:
@@ -214,6 +243,7 @@ class Journal:
     def _enter(self, entry: dict[str, Any]) -> None:
         """Write down what is about to be so, and take it as so."""
         try:
+            self.renew()
             if self._entries.size > _LONG and not self.pending:
                 self._begin_anew()
             self._entries.append(entry)
@@ -232,6 +262,7 @@ class Journal:
                 "trusted": self.trusted,
                 "totals": asdict(self.totals),
                 "unsettled": [[number, *told] for number, told in self.unsettled.items()],
+                "pending": [astuple(body) for body in self.pending],
             }
         )
 
@@ -269,10 +300,13 @@ class Journal:
                 self.unsettled.pop(sequence, None)
         elif "state" in entry:
             self._segment, self._offset, self._next_sequence = entry["state"]
-            self._last_cut = self._segment, self._offset
             self._next_line, self.trusted = entry["next"], entry["trusted"]
             self.totals = Totals(**entry["totals"])
             self.unsettled = {number: (told, lines) for number, told, lines in entry["unsettled"]}
+            self.pending = [Body(*each) for each in entry["pending"]]
+            self._last_cut = self._segment, self._offset
+            for body in self.pending:  # all of one cut
+                self._last_cut = body.segment, body.start
 
     def _halve(self, sequence: int, at: int, rest: int) -> None:
         index = self._index(sequence)

@@ -57,6 +57,8 @@ class Run:
         self._failure = ""
         self._receipt: Receipt | None = None
         self._complained: set[str] = set()
+        self._broken = False
+        self._unrecorded = 0
         self._enabled = settings.mode != "disabled" and (
             settings.ranks == "all" or identity.rank == 0
         )
@@ -66,6 +68,7 @@ class Run:
                 self._start()
             except Exception as exc:
                 self._enabled = False
+                self._broken = True
                 self._complain(f"the run is not recorded: {exc!r}")
             else:
                 self.configure(config)
@@ -195,7 +198,8 @@ class Run:
         engine = self.engine
         state, reason = self._state(status)
         # What is logged from now on is told to be too late.
-        self._receipt = Receipt(run=self.id, state=state)
+        lost = self._unrecorded
+        self._receipt = Receipt(run=self.id, state=state, logged=lost, rows_dropped=lost)
         if engine is not None:
             engine.stop(state, reason, self._bound(timeout))
             self._receipt = engine.receipt(state)
@@ -264,6 +268,7 @@ class Run:
     def _reopened(self) -> Engine | None:
         """The engine of a worker process, from its first call on; None if the run takes no more."""
         if not self._enabled:
+            self._unrecorded += self._broken
             return None
         if self._receipt is not None:
             self._complain("the run is finished, what is logged now is not kept")

@@ -26,7 +26,7 @@ def read_segment(
 ) -> bytes | None:
     """What a segment holds by now, from an offset on; None for one that is gone.
 
-    Raises OSError where the disk does not say: that is no reason to take it as gone.
+    Raises OSError where it can't be told: too many open files, a disk that fails.
     """
     held = memory.get(number)
     if held is not None:

@@ -137,6 +137,11 @@ class Sender:
         self._stopped = True
         self._wake.set()
 
+    def relock(self) -> None:
+        """Hold the lock of the run's own folder, where it was made anew. Raises OSError."""
+        self._own.journal.relock()
+        self._wake.set()  # its journal is to be written again
+
     def abandon(self) -> None:
         """In a forked child: let go of what belongs to the parent."""
         self._gateway.abandon()
@@ -152,6 +157,10 @@ class Sender:
         if self._children and now >= self._next_look:
             self._next_look = now + _LOOK_S
             self._find_children()
+        try:
+            self._own.journal.renew()
+        except OSError as exc:
+            self._own.journal.fault = exc
         if now < self._not_before:
             return self._not_before - now
         waiting = False

@@ -7,13 +7,18 @@ written by `write()` outlives the process, however it ends.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Callable
 
 from stepclock.chunk import MAX_BYTES, MAX_LINES, encode_chunk
 from stepclock.segment import lock, segment_numbers, segment_path
 from stepclock.stream import Stream
+
+_log = logging.getLogger("stepclock")
 
 _SEGMENT_BYTES = 4 * 1024 * 1024
 
@@ -43,18 +48,46 @@ class SpoolWriter:
         self._held: dict[int, tuple[int, int]] = {}  # segment -> its lines and rows
         self._lock_fd: int | None = None
         self._stream = stream
+        self._published = False
+        #: Called before others may find the folder, where it could be made only later, or anew.
+        self.before_publish: Callable[[], None] | None = None
         try:
-            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            self._lock_fd = lock(folder / "writer.lock")
+            self._move_in()
         except OSError as exc:
             self.fault = exc
 
     def publish(self) -> None:
         """Say whose the folder is: from now on others may find it."""
         try:
-            self._stream.write(self.folder)
+            self._settle_in()
         except OSError as exc:
             self.fault = exc
+
+    def check(self) -> None:
+        """Notice that files were removed under the job, and go on in a new folder.
+
+        What the open segment holds goes with it. Earlier segments are gone, and counted.
+        """
+        if not self._published:
+            return
+        needed = [self.folder / "stream.json", self.folder / "writer.lock"]
+        if self._fd is not None:
+            needed.append(segment_path(self.folder, self._number))
+        if all(path.exists() for path in needed):
+            return
+        _log.warning("stepclock: files in %s were removed, the run makes it anew", self.folder)
+        data = b"" if self._fd is None else os.pread(self._fd, self._size, 0)
+        self._end_segment()
+        self._move_out()
+        for number in [n for n in self._held if n < self._number and n not in self.memory]:
+            if not segment_path(self.folder, number).exists():
+                self._count_dropped(number)
+        if data:
+            segment_path(self.folder, self._number).unlink(missing_ok=True)
+            self._number -= 1
+            self._append(data)
+        else:
+            self.publish()
 
     def write(self, class_name: str, lines: list[str], rows: int) -> None:
         """Append lines; when this returns, they outlive the process, or `fault` says why not."""
@@ -67,18 +100,38 @@ class SpoolWriter:
             self.rows += rows
             rows = 0
 
+    def _move_in(self) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock_fd = lock(self.folder / "writer.lock")
+
+    def _settle_in(self) -> None:
+        """Make the folder if it is not there, and say whose it is. Raises OSError."""
+        if self._lock_fd is None:
+            self._move_in()
+        if not self._published:
+            if self.before_publish is not None:
+                self.before_publish()
+            self._stream.write(self.folder)
+            self._published = True
+
+    def _move_out(self) -> None:
+        if self._lock_fd is not None:
+            os.close(self._lock_fd)
+            self._lock_fd = None
+        self._published = False
+
     def close(self) -> None:
         """End the segment; what is in memory gets a last chance to reach the disk."""
         self._end_segment()
+        if self.memory:
+            self.publish()
         for number, data in sorted(self.memory.items()):
             try:
                 segment_path(self.folder, number).write_bytes(data)
             except OSError:
                 break
             self.memory.pop(number, None)
-        if self._lock_fd is not None:
-            os.close(self._lock_fd)
-            self._lock_fd = None
+        self._move_out()
 
     @property
     def memory_lines(self) -> int:
@@ -101,8 +154,6 @@ class SpoolWriter:
             except OSError as exc:
                 self.fault = exc
                 self._undo()
-                self._end_segment()
-                self._number += 1
             else:
                 self._size += len(data)
                 self.fault = None
@@ -113,9 +164,10 @@ class SpoolWriter:
         self._end_segment()
         self._number += 1
         try:
+            self._settle_in()
             self._fd = os.open(
                 segment_path(self.folder, self._number),
-                os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC,
+                os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC,
                 0o600,
             )
         except OSError as exc:
@@ -130,12 +182,15 @@ class SpoolWriter:
         self._size = 0
 
     def _undo(self) -> None:
-        """Cut off what of a chunk was written before the disk was full."""
+        """Cut off what of a chunk was written before the disk was full, and end the segment."""
         assert self._fd is not None
-        try:
+        with contextlib.suppress(OSError):  # a torn end is passed over by whoever reads
             os.ftruncate(self._fd, self._size)
-        except OSError:
-            return  # a torn end is passed over by whoever reads
+        if self._size:
+            self._number += 1
+        else:  # a disk that stays full for long must not fill up with empty files
+            segment_path(self.folder, self._number).unlink(missing_ok=True)
+        self._end_segment()
 
     def _to_memory(self, data: bytes) -> None:
         # Each chunk is a segment of its own: the next one tries the disk again.
@@ -164,6 +219,9 @@ class SpoolWriter:
                 segment_path(self.folder, number).unlink()
             except OSError:  # acknowledged meanwhile
                 return
+        self._count_dropped(number)
+
+    def _count_dropped(self, number: int) -> None:
         lines, rows = self._held.pop(number, (0, 0))
         acked = self.acked.pop(number, 0)
         self.dropped_lines += max(0, lines - acked)

@@ -81,6 +81,19 @@ def test_a_disabled_run_does_nothing(tmp_path):
     assert not (tmp_path / "spool").exists()
 
 
+def test_a_run_that_could_not_begin_raises_nothing_and_does_not_claim_to_be_whole(monkeypatch):
+    def no_thread(self):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", no_thread)
+        run = begin()
+    run.log({"loss": 1}, 1)
+    receipt = run.finish()
+    assert not receipt.ok
+    assert receipt.missing == {"rows_dropped": 1}
+
+
 def test_only_rank_zero_logs_unless_all_are_asked_for(monkeypatch):
     monkeypatch.setenv("RANK", "3")
     run = begin()

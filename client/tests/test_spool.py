@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 
 import pytest
 from hypothesis import given
@@ -211,6 +212,89 @@ def test_a_folder_that_can_not_be_made_is_no_reason_to_raise(tmp_path):
     writer.write("raw", ["a", "b"], 2)
     assert isinstance(writer.fault, OSError)
     assert numbered_lines(writer.folder, writer.memory) == ["a", "b"]
+    writer.close()
+
+
+def test_a_disk_that_stays_full_does_not_fill_with_empty_files(tmp_path, monkeypatch):
+    disk = FullDisk(monkeypatch)
+    writer = make(tmp_path)
+    writer.write("raw", ["a"], 1)
+    disk.full = True
+    for number in range(50):
+        writer.write("raw", [f"line{number}"], 1)
+    assert segment_numbers(writer.folder) == [0]
+    disk.full = False
+    assert len(numbered_lines(writer.folder, writer.memory)) == 51
+    writer.close()
+
+
+def test_a_folder_that_could_be_made_only_later_is_told_to_others_only_then(tmp_path):
+    (tmp_path / "file").write_text("")
+    writer = SpoolWriter(stream(), tmp_path / "file" / "s", max_bytes=1 << 20, max_memory=1 << 20)
+    writer.publish()
+    journal = Journal(writer.folder, writer.memory)
+    writer.before_publish = journal.relock
+    writer.write("raw", ["a"], 1)
+    (tmp_path / "file").unlink()
+    writer.write("raw", ["b"], 1)
+    assert writer.fault is None
+    assert Stream.read(writer.folder) == stream()
+    assert is_locked(writer.folder / "writer.lock")
+    assert is_locked(writer.folder / "sender.lock")
+    journal.close()
+    assert numbered_lines(writer.folder, writer.memory) == ["a", "b"]
+    writer.close()
+
+
+def test_rows_never_lie_in_a_folder_that_does_not_say_whose_they_are(tmp_path, monkeypatch):
+    writer = SpoolWriter(stream(), tmp_path / "s", max_bytes=1 << 20, max_memory=1 << 20)
+    with monkeypatch.context() as patched:
+        patched.setattr(Stream, "write", lambda *_: os.open("/proc/none", os.O_WRONLY))
+        writer.publish()
+        writer.write("raw", ["a"], 1)
+        assert segment_numbers(writer.folder) == []
+    writer.write("raw", ["b"], 1)
+    writer.close()
+    assert Stream.read(writer.folder) == stream()
+    assert numbered_lines(writer.folder) == ["a", "b"]
+
+
+def test_a_folder_that_is_removed_under_the_job_is_made_anew_with_what_was_open(
+    tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(spool, "_SEGMENT_BYTES", 200)
+    writer = make(tmp_path)
+    journal = Journal(writer.folder)
+    writer.before_publish = journal.relock
+    for number in range(10):
+        writer.write("raw", [f"line{number:03d}"], 1)
+    still_open = len(list(chunks(segment_path(writer.folder, writer._number).read_bytes())))
+    writer.check()
+    assert writer.dropped_lines == 0
+    shutil.rmtree(tmp_path / "s")
+    writer.check()
+    assert "were removed" in caplog.text
+    assert writer.dropped_lines == writer.dropped_rows == 10 - still_open > 0
+    writer.write("raw", ["line010"], 1)
+    assert is_locked(writer.folder / "writer.lock")
+    assert is_locked(writer.folder / "sender.lock")
+    assert Stream.read(writer.folder) == stream()
+    journal.close()
+    assert numbered_lines(writer.folder) == [f"line{n:03d}" for n in range(10 - still_open, 11)]
+    writer.close()
+
+
+@pytest.mark.parametrize("name", ["stream.json", "writer.lock"])
+def test_a_file_that_was_tidied_away_for_its_age_is_made_anew(tmp_path, name):
+    writer = make(tmp_path)
+    writer.write("raw", ["a"], 1)
+    (writer.folder / name).unlink()
+    writer.check()
+    writer.write("raw", ["b"], 1)
+    assert Stream.read(writer.folder) == stream()
+    assert is_locked(writer.folder / "writer.lock")
+    assert numbered_lines(writer.folder, writer.memory) == ["a", "b"]
+    assert writer.dropped_lines == 0
     writer.close()
 
 
