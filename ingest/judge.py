@@ -104,7 +104,7 @@ class Judge:
         self._cpu_s = cpu_s
         self._thread = ThreadPoolExecutor(1, "judge")
         self._lines: OrderedDict[str, _Line] = OrderedDict()
-        self._busy = False
+        self._in_turn: _Job[object] | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     def check(self, tenant: str, size: int) -> None:
@@ -171,11 +171,17 @@ class Judge:
         line = self._lines.setdefault(tenant, _Line())
         line.jobs.append(job)  # type: ignore[arg-type]  # whatever its outcome is
         self._next()
-        return await job.done
+        try:
+            return await job.done
+        except asyncio.CancelledError:
+            # Whoever leaves takes the body along; from its turn it is let go behind it.
+            if job is not self._in_turn and job in line.jobs:
+                line.jobs.remove(job)  # type: ignore[arg-type]
+            raise
 
     def _next(self) -> None:
         """Give the thread to the first tenant in line that is rested, or wait until one is."""
-        if self._busy:
+        if self._in_turn is not None:
             return
         if self._timer is not None:
             self._timer.cancel()
@@ -206,15 +212,15 @@ class Judge:
             line.jobs.popleft()
 
     def _give_turn(self, tenant: str, line: _Line) -> None:
-        self._busy = True
+        job = self._in_turn = line.jobs[0]
         loop = asyncio.get_running_loop()
-        turn = self._thread.submit(line.jobs[0].turn, self._cpu_s)
+        turn = self._thread.submit(job.turn, self._cpu_s)
         turn.add_done_callback(
             lambda done: loop.call_soon_threadsafe(self._turned, tenant, line, done)
         )
 
     def _turned(self, tenant: str, line: _Line, turn: Future[tuple[object] | None]) -> None:
-        self._busy = False
+        self._in_turn = None
         self._lines.move_to_end(tenant)  # behind those that came meanwhile
         job = line.jobs[0]
         assert job.done is not None

@@ -1,6 +1,7 @@
 import asyncio
 import threading
 import time
+import weakref
 
 import pytest
 
@@ -186,5 +187,26 @@ def test_nobody_waits_behind_a_body_whose_client_is_gone():
         assert await last == "last"
         assert await first == "first"
         assert "gone" not in {name for name, _ in bench.turns}
+
+    asyncio.run(scenario())
+
+
+def test_a_body_whose_client_is_gone_is_kept_no_longer():
+    async def scenario():
+        bench = Bench()
+        first = bench.run("a", LARGE, bench.body("first", 10**9))
+        steps = bench.body("gone")
+        kept = weakref.ref(steps)
+        gone = bench.run("a", LARGE, steps)
+        del steps
+        while not bench.turns:
+            await asyncio.sleep(0)
+        gone.cancel()
+        await asyncio.gather(gone, return_exceptions=True)
+        del gone
+        for _ in range(5):
+            await asyncio.sleep(0)
+        assert kept() is None  # although the first one is in its turn for ever
+        first.cancel()
 
     asyncio.run(scenario())
