@@ -115,13 +115,14 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
         max_known=settings.max_known_series,
         learn_s=settings.series_learn_s,
     )
+    judge = Judge(max_bytes=max(_MAX_JUDGED_BYTES, 2 * settings.max_decompressed_bytes))
     intake = Intake(
         on.publisher,
         commits,
         limits,
         dry_run,
         series_limiter,
-        Judge(max_bytes=max(_MAX_JUDGED_BYTES, 2 * settings.max_decompressed_bytes)),
+        judge,
         on.retention,
     )
     canary = Canary(on.publisher, commits, on.retention, socket.gethostname())
@@ -189,7 +190,7 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
         ("/api/v1/metrics", Dialect.PROBLEM, MetricsRoute(on.keys, intake, bounds).answer),
     ]
     for path, dialect, answer in routes:
-        endpoint = Endpoint(path, dialect, answer)
+        endpoint = Endpoint(path, dialect, answer, judge.refuse)
         app.hot[path] = endpoint
         app.router.routes.append(Route(path, endpoint, methods=["POST"]))  # says 405 to others
     app.include_router(read_routes(on.keys, on.reader))

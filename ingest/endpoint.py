@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+import traceback
 from collections.abc import Awaitable, Callable
 
 from starlette.types import Receive, Scope, Send
@@ -20,19 +21,24 @@ Response = tuple[int, list[tuple[bytes, bytes]], bytes]
 
 
 class Endpoint:
-    """Whatever happens in `answer`, the client gets exactly one answer and it is counted."""
+    """Whatever happens in `answer`, the client gets exactly one answer and it is counted.
+
+    pace: waits for as long as a tenant rests before it hears of a refusal (`Judge.refuse`).
+    """
 
     def __init__(
         self,
         route: str,
         dialect: Dialect,
         answer: Callable[[Scope, Receive], Awaitable[Response]],
+        pace: Callable[[str, float], Awaitable[None]],
         *,
         now: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._route = route
         self._dialect = dialect
         self._answer = answer
+        self._pace = pace
         self._now = now
         self._seconds = metrics.REQUEST_SECONDS.labels(route)
         self._answered = metrics.REQUESTS.labels(route, "204")
@@ -43,6 +49,11 @@ class Endpoint:
         try:
             status, headers, body = await self._answer(scope, receive)
         except GatewayError as exc:
+            if exc.paced is not None:
+                # The error holds on to where it was raised, and so to the body: that must not
+                # wait with it.
+                traceback.clear_frames(exc.__traceback__)
+                await self._pace(exc.paced, exc.spent_s)
             status, headers, body = errors.response(exc, self._dialect, self._route)
         except ClientGone:
             metrics.REQUESTS.labels(self._route, "gone").inc()

@@ -43,6 +43,8 @@ class GatewayError(Exception):
         self.headers = dict(headers or {})
         #: CPU seconds that it took to find, where that is much: its tenant rests for it.
         self.spent_s = 0.0
+        #: The tenant that waits for this answer (`ingest.judge`); None: it comes at once.
+        self.paced: str | None = None
 
     def body(self) -> dict[str, object]:
         """Members of the answer beside code and message."""

@@ -18,7 +18,6 @@ from ingest.dry_run import DryRun
 from ingest.errors import (
     BadRequest,
     Forbidden,
-    GatewayError,
     NotFound,
     RateLimited,
     RetryLater,
@@ -87,7 +86,7 @@ class Intake:
         self.stamp = Stamper(now_ns)
         self._judge = judge
 
-    async def open(self, key: KeyRecord, declared: bytes | None) -> None:
+    def open(self, key: KeyRecord, declared: bytes | None) -> None:
         """Cheap refusals before the body is read: role, the log away, full, a tenant in debt.
 
         declared: the Content-Length header, if any.
@@ -108,13 +107,9 @@ class Intake:
             refusal = self._limits.in_debt(tenant)
             if refusal and not self._dry_run.covers(tenant):
                 raise _limited(tenant, 0, refusal)
-        except RetryLater:
-            await self._judge.refuse(tenant.name)
+        except RetryLater as exc:
+            exc.paced = tenant.name
             raise
-
-    async def refuse(self, tenant: Tenant, error: GatewayError) -> None:
-        """Have a tenant wait whose body could not be read, as long as that cost."""
-        await self._judge.refuse(tenant.name, error.spent_s)
 
     async def judge(self, tenant: Tenant, size: int, steps: Steps[T], receive: Receive) -> T:
         """What the steps return, without harm to others. Raises Unavailable, ClientGone."""
@@ -131,17 +126,15 @@ class Intake:
         if self._dry_run.covers(tenant):
             self._dry_run.note(tenant, points, refusal)
             return 0
-        await self._judge.refuse(tenant.name)
         raise _limited(tenant, points, refusal)
 
-    async def charge_series(self, tenant: Tenant, series: Series, points: int) -> None:
+    def charge_series(self, tenant: Tenant, series: Series, points: int) -> None:
         """Count the new series of a request of so many points. Raises RateLimited.
 
         The charge of points stays: the request was judged.
         """
         refusal = self._series_limiter.charge(tenant, series)
         if refusal:
-            await self._judge.refuse(tenant.name)
             raise _too_many_series(tenant, points, refusal)
 
     async def refund(self, tenant: Tenant, points: int, charged: int) -> None:
@@ -250,6 +243,7 @@ def _limited(tenant: Tenant, points: int, refusal: Refusal) -> RateLimited:
         f"(burst {limit.burst}); nothing of this request was stored, send it again later",
         refusal.retry_after_s,
     )
+    error.paced = tenant.name
     # draft-ietf-httpapi-ratelimit-headers: quota and window of the policy, what is left now.
     window_s = max(1, limit.burst // limit.rate)
     error.headers["RateLimit-Policy"] = f'"points";q={limit.burst};w={window_s}'
@@ -265,5 +259,6 @@ def _too_many_series(tenant: Tenant, points: int, refusal: SeriesRefusal) -> Rat
         "point to point belongs in a field; nothing of this request was stored, send it later",
         refusal.retry_after_s,
     )
+    error.paced = tenant.name
     error.headers["RateLimit-Policy"] = f'"series";q={refusal.per_hour};w=3600'
     return error

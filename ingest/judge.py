@@ -128,8 +128,8 @@ class Judge:
                 return outcome[0]
         try:
             self._budget.check(tenant, size)
-        except Unavailable:
-            await self.refuse(tenant)
+        except Unavailable as exc:
+            exc.paced = tenant
             raise
         self._budget.take(tenant, size)
         waiting = asyncio.ensure_future(self._wait(tenant, job))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
 from typing import Any
 
 from pydantic import ValidationError
@@ -45,7 +44,7 @@ class MetricsRoute:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         key = self._keys.authenticate(key_in_headers(scope["headers"]))
         declared = headers.get(b"content-length")
-        await self._intake.open(key, declared)
+        self._intake.open(key, declared)
         origin = self._intake.origin(headers)
 
         try:
@@ -58,31 +57,29 @@ class MetricsRoute:
             )
             rows = _rows_of(body)
         except GatewayError as exc:
-            await self._intake.refuse(key.tenant, exc)
+            exc.paced = key.tenant.name
             raise
 
-        charged = await self._intake.charge(key.tenant, len(rows))
+        count = len(rows)
+        charged = await self._intake.charge(key.tenant, count)
         judged = _Judged(self._intake)
-
-        def judge() -> Steps[Series]:
-            yield from judged.steps(rows)
-            return self._intake.series_of(part for _, part in judged.parts)
-
+        steps = judged.steps(rows)
         try:
-            series = await self._intake.judge(key.tenant, len(body), judge(), receive)
+            series = await self._intake.judge(key.tenant, len(body), steps, receive)
         except Unavailable:
-            await self._intake.refund(key.tenant, len(rows), charged)
+            await self._intake.refund(key.tenant, count, charged)
             raise
-        await self._intake.charge_series(key.tenant, series, len(rows))
+        self._intake.charge_series(key.tenant, series, count)
+        del body, rows, series  # only what was admitted may wait for the log
         receipt = None
         if judged.parts:
             try:
                 receipt = await self._intake.publish(key.tenant, judged.parts, origin)
             except GatewayError:
-                await self._intake.refund(key.tenant, len(rows), charged)
+                await self._intake.refund(key.tenant, count, charged)
                 raise
             count_accepted(key, judged.accepted, judged.stamped)
-        refused = len(rows) - judged.accepted
+        refused = count - judged.accepted
         if refused:
             metrics.points(key.tenant.name, "refused").inc(refused)
         if not judged.accepted:
@@ -105,6 +102,7 @@ class _Judged:
 
     def __init__(self, intake: Intake) -> None:
         self._stamp = intake.stamp
+        self._series_of = intake.series_of
         classes = [intake.route_class(name) for name in (DEFAULT_CLASS, EVENTS_CLASS)]
         self._rules = {c.name: intake.rules(c) for c in classes}
         self._lines: dict[str, list[bytes]] = {DEFAULT_CLASS: [], EVENTS_CLASS: []}
@@ -121,13 +119,14 @@ class _Judged:
             if lines
         ]
 
-    def steps(self, rows: list[Any]) -> Iterator[int]:
+    def steps(self, rows: list[Any]) -> Steps[Series]:
         """Judge the rows; yields how many rows and values were refused so far."""
         for index, row in enumerate(rows):
             self.take(index, row)
             if index % _STEP_ROWS == 0:
                 yield self.rejected_total
         yield self.rejected_total
+        return self._series_of(part for _, part in self.parts)
 
     def take(self, index: int, data: object) -> None:
         try:

@@ -20,7 +20,7 @@ from ingest.errors import BadRequest, Dialect, GatewayError, LinesRefused, Unava
 from ingest.intake import Intake
 from ingest.judge import Steps
 from ingest.series_limit import Series
-from schemas.admission import Admission, admit_in_steps
+from schemas.admission import Admission, Rules, admit_in_steps
 from schemas.keys import KeyRecord
 from schemas.precision import REQUEST_PRECISIONS, Precision
 from schemas.retention import DEFAULT_CLASS
@@ -59,7 +59,7 @@ class WriteRoute:
         headers: dict[bytes, bytes] = dict(scope["headers"])
         key = self._authenticate(scope)
         declared = headers.get(b"content-length")
-        await self._intake.open(key, declared)
+        self._intake.open(key, declared)
         target = _remembered(self._dialect, scope["query_string"])
         retention_class = self._intake.route(key.tenant, target.namespace, target.class_name)
         origin = self._intake.origin(headers)
@@ -73,23 +73,19 @@ class WriteRoute:
                 key.tenant.name,
             )
         except GatewayError as exc:
-            await self._intake.refuse(key.tenant, exc)
+            exc.paced = key.tenant.name
             raise
 
         lines = body.count(b"\n") + (not body.endswith(b"\n"))
         charged = await self._intake.charge(key.tenant, lines)
-        rules = self._intake.rules(retention_class)
-
-        def judge() -> Steps[tuple[Admission, Series]]:
-            admission = yield from admit_in_steps(body, target.precision, rules, self._intake.stamp)
-            return admission, self._intake.series_of(admission.parts)
-
+        steps = self._steps(body, target.precision, self._intake.rules(retention_class))
         try:
-            admission, series = await self._intake.judge(key.tenant, len(body), judge(), receive)
+            admission, series = await self._intake.judge(key.tenant, len(body), steps, receive)
         except Unavailable:
             await self._intake.refund(key.tenant, lines, charged)
             raise
-        await self._intake.charge_series(key.tenant, series, lines)
+        self._intake.charge_series(key.tenant, series, lines)
+        del body, series  # only what was admitted may wait for the log, where it is counted
         receipt = None
         if admission.parts:
             try:
@@ -108,6 +104,12 @@ class WriteRoute:
                 admission.points, admission.refusals, admission.refused_total, receipt
             )
         return 204, _accepted_headers(receipt, admission.stamped), b""
+
+    def _steps(
+        self, body: bytes, precision: Precision, rules: Rules
+    ) -> Steps[tuple[Admission, Series]]:
+        admission = yield from admit_in_steps(body, precision, rules, self._intake.stamp)
+        return admission, self._intake.series_of(admission.parts)
 
     def _authenticate(self, scope: Scope) -> KeyRecord:
         key = key_in_headers(scope["headers"])

@@ -225,7 +225,7 @@ class Gateway:
         came = self._came
         stream = Stream(client.name, number, EPOCH_NS, "e", client.name)
         try:
-            await self.intake.open(KeyRecord("k", "0" * 64, client.tenant), None)
+            self.intake.open(KeyRecord("k", "0" * 64, client.tenant), None)
             assert not refuses, "taken although the circuit is open"
             await self.intake.charge(client.tenant, 1)
             text = await self.intake.publish(
