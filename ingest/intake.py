@@ -128,6 +128,11 @@ class Intake:
             return 0
         raise _limited(tenant, points, refusal)
 
+    async def charge_instead(self, tenant: Tenant, charged: int, points: int) -> int:
+        """Charge what a request turned out to be, and give back what was charged before."""
+        await self._limits.refund(tenant, charged)
+        return await self.charge(tenant, points)
+
     def charge_series(self, tenant: Tenant, series: Series, points: int) -> None:
         """Count the new series of a request of so many points. Raises RateLimited.
 

@@ -19,7 +19,7 @@ from ingest.judge import Steps
 from ingest.series_limit import Series
 from ingest.write import count_accepted
 from schemas.admission import MAX_LISTED, Part, admit
-from schemas.metrics import EncodedRow, MetricsRow, encode_row
+from schemas.metrics import EncodedRow, MetricsRow, encode_row, excess
 from schemas.precision import Precision
 from schemas.retention import DEFAULT_CLASS, EVENTS_CLASS
 from telemetry import metrics
@@ -27,8 +27,11 @@ from telemetry import metrics
 #: Rows of one request: judging one takes tens of microseconds, and {} is a row in three bytes.
 _MAX_ROWS = 100_000
 
-#: Rows of one step (`ingest.judge`).
-_STEP_ROWS = 50
+#: Rows and values of one step (`ingest.judge`).
+_STEP_SIZE = 500
+
+#: Characters of a member's name that are repeated: it may be as long as the body.
+_MAX_FIELD_CHARS = 200
 
 
 class MetricsRoute:
@@ -60,15 +63,18 @@ class MetricsRoute:
             exc.paced = key.tenant.name
             raise
 
-        count = len(rows)
+        count = rows_sent = len(rows)
         charged = await self._intake.charge(key.tenant, count)
-        judged = _Judged(self._intake)
+        judged = _Judged(self._intake, self._bounds.decompressed)
         steps = judged.steps(rows)
         try:
             series = await self._intake.judge(key.tenant, len(body), steps, receive)
         except Unavailable:
             await self._intake.refund(key.tenant, count, charged)
             raise
+        if judged.points > count:  # a value that is not finite is a line of its own
+            count = judged.points
+            charged = await self._intake.charge_instead(key.tenant, charged, count)
         self._intake.charge_series(key.tenant, series, count)
         del body, rows, series  # only what was admitted may wait for the log
         receipt = None
@@ -79,7 +85,7 @@ class MetricsRoute:
                 await self._intake.refund(key.tenant, count, charged)
                 raise
             count_accepted(key, judged.accepted, judged.stamped)
-        refused = count - judged.accepted
+        refused = rows_sent - judged.accepted
         if refused:
             metrics.points(key.tenant.name, "refused").inc(refused)
         if not judged.accepted:
@@ -98,9 +104,14 @@ class MetricsRoute:
 
 
 class _Judged:
-    """What became of the rows of one request, and the parts to publish."""
+    """What became of the rows of one request, and the parts to publish.
 
-    def __init__(self, intake: Intake) -> None:
+    max_bytes: what all rows may be as lines.
+    """
+
+    def __init__(self, intake: Intake, max_bytes: int) -> None:
+        self._max_bytes = max_bytes
+        self._size = 0
         self._stamp = intake.stamp
         self._series_of = intake.series_of
         classes = [intake.route_class(name) for name in (DEFAULT_CLASS, EVENTS_CLASS)]
@@ -119,23 +130,34 @@ class _Judged:
             if lines
         ]
 
+    @property
+    def points(self) -> int:
+        """How many lines the parts hold."""
+        return sum(map(len, self._lines.values()))
+
     def steps(self, rows: list[Any]) -> Steps[Series]:
         """Judge the rows; yields how many rows and values were refused so far."""
+        size = 0
         for index, row in enumerate(rows):
-            self.take(index, row)
-            if index % _STEP_ROWS == 0:
+            size += 1 + self.take(index, row)
+            if size >= _STEP_SIZE:
                 yield self.rejected_total
+                size = 0
         yield self.rejected_total
         return self._series_of(part for _, part in self.parts)
 
-    def take(self, index: int, data: object) -> None:
+    def take(self, index: int, data: object) -> int:
+        """Judge a row; how many values were looked at."""
+        if (found := excess(data)) is not None:
+            self._reject(index, *found)
+            return 0
         try:
             row = MetricsRow.model_validate(data)
         except ValidationError as exc:
             for error in exc.errors(include_url=False, include_context=False):
                 field = ".".join(map(str, error["loc"])) or "row"
                 self._reject(index, field, error["msg"].removeprefix("Value error, "))
-            return
+            return 0
         encoded = encode_row(row)
         for field, reason in encoded.rejected:
             self._reject(index, field, reason)
@@ -143,12 +165,26 @@ class _Judged:
         if self._admit(index, encoded, b" %d" % time_ns):
             self.accepted += 1
             self.stamped += row.time is None
+        return len(row.values)
 
     def _admit(self, index: int, encoded: EncodedRow, suffix: bytes) -> bool:
         """Put the row's lines to the others, if the admission tier agrees with the encoder."""
-        lines = [(DEFAULT_CLASS, encoded.line), *((EVENTS_CLASS, e) for e in encoded.events)]
-        for name, line in lines:
-            admission = admit(line + suffix, Precision.NS, self._rules[name], self._stamp)
+        line = encoded.line + suffix
+        size = self._size + len(line)
+        events: list[bytes] = []
+        for event in encoded.events:
+            if size > self._max_bytes:
+                break
+            events.append(event + suffix)
+            size += len(event) + len(suffix)
+        if size > self._max_bytes:
+            reason = f"as lines the rows are over {self._max_bytes} bytes: send fewer at once"
+            self._reject(index, "row", reason)
+            return False
+        for name, lines in ((DEFAULT_CLASS, line), (EVENTS_CLASS, b"\n".join(events))):
+            if not lines:
+                continue
+            admission = admit(lines, Precision.NS, self._rules[name], self._stamp)
             if admission.refused_total:
                 refusal = admission.refusals[0]
                 # Names and step were judged above. What is left is the time, and what is too
@@ -156,14 +192,16 @@ class _Judged:
                 field = "time" if refusal.reason.startswith("time ") else "row"
                 self._reject(index, field, refusal.reason.partition(";")[0])
                 return False
-        for name, line in lines:
-            self._lines[name].append(line + suffix)
+        self._lines[DEFAULT_CLASS].append(line)
+        self._lines[EVENTS_CLASS] += events
+        self._size = size
         return True
 
     def _reject(self, index: int, field: str, reason: str) -> None:
         self.rejected_total += 1
         if len(self.rejected) < MAX_LISTED:
-            self.rejected.append({"index": index, "field": field, "reason": reason})
+            named = field[:_MAX_FIELD_CHARS]
+            self.rejected.append({"index": index, "field": named, "reason": reason})
 
 
 def _rows_of(body: bytes) -> list[Any]:

@@ -56,8 +56,31 @@ class MetricsRow(BaseModel):
     )
     values: dict[str, Any] = Field(
         description='Metrics by name: numbers, booleans, NaN and infinities, bare or as "NaN", '
-        '"Infinity", "-Infinity".'
+        '"Infinity", "-Infinity". A row counts as one point against the limit, each value that is '
+        "not finite as one more. At most 10,000 in a row."
     )
+
+
+# Members of one row: each that is wrong is named, and each value that is not finite is a line.
+_MAX_WITHIN = (("values", 10_000), ("tags", 1_000))
+_MAX_MEMBERS = len(MetricsRow.model_fields) + 20
+
+
+def excess(row: object) -> tuple[str, str] | None:
+    """Which part of a row has too many members to judge one by one, and how many it may have."""
+    if not isinstance(row, dict):
+        return None
+    if len(row) > _MAX_MEMBERS:
+        return "row", _too_many(row, _MAX_MEMBERS)
+    for field, most in _MAX_WITHIN:
+        members = row.get(field)
+        if isinstance(members, dict) and len(members) > most:
+            return field, _too_many(members, most)
+    return None
+
+
+def _too_many(members: dict[str, object], most: int) -> str:
+    return f"{len(members)} members; at most {most} are taken in one row"
 
 
 class MetricsRequest(BaseModel):
@@ -86,10 +109,13 @@ class MetricsAnswer(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
-    """Lines of one row, without times: `line` for class raw, `events` for class events."""
+    """Lines of one row, without times: `line` for class raw, `events` for class events.
+
+    events is made while it is read, once: it may be many times as large as the row.
+    """
 
     line: bytes
-    events: tuple[bytes, ...]
+    events: Iterator[bytes]
     rejected: tuple[tuple[str, str], ...]  # (field, reason)
 
 
@@ -107,7 +133,7 @@ def encode_row(row: MetricsRow) -> EncodedRow:
         else:
             tags[key] = value
     fields: list[bytes] = []
-    nonfinite: list[tuple[str, str]] = []
+    nonfinite: list[tuple[bytes, bytes]] = []
     for metric, value in row.values.items():
         try:
             name, number = escape_key(metric.encode()), _number(metric, value)
@@ -117,15 +143,14 @@ def encode_row(row: MetricsRow) -> EncodedRow:
         if math.isfinite(number):
             fields.append(name + b"=" + repr(number).encode())
         else:
-            nonfinite.append((metric, _kind(number)))
+            nonfinite.append((name, _kind(number)))
     fields.append(b"step=%di" % row.step)
     line = b"%b%b %b" % (
         escape_measurement(row.experiment.encode()),
         _encode_tags(tags),
         b",".join(fields),
     )
-    events = tuple(_nonfinite_line(row, metric, kind) for metric, kind in nonfinite)
-    return EncodedRow(line, events, tuple(rejected))
+    return EncodedRow(line, _nonfinite_lines(row, nonfinite), tuple(rejected))
 
 
 def _identity_tags(row: MetricsRow) -> Iterator[tuple[str, str]]:
@@ -136,10 +161,13 @@ def _identity_tags(row: MetricsRow) -> Iterator[tuple[str, str]]:
         yield "attempt", str(row.attempt)
 
 
-def _nonfinite_line(row: MetricsRow, metric: str, kind: str) -> bytes:
-    tags = {"experiment": row.experiment, **dict(_identity_tags(row))}
-    tags |= {"metric": metric, "kind": kind}
-    return b"nonfinite%b count=1,step=%di" % (_encode_tags(tags), row.step)
+def _nonfinite_lines(row: MetricsRow, metrics: list[tuple[bytes, bytes]]) -> Iterator[bytes]:
+    """metrics: names, escaped, and kinds."""
+    if not metrics:
+        return
+    tags = _encode_tags({"experiment": row.experiment, **dict(_identity_tags(row))})
+    for name, kind in metrics:
+        yield b"nonfinite%b,metric=%b,kind=%b count=1,step=%di" % (tags, name, kind, row.step)
 
 
 def _encode_tags(tags: Mapping[str, str]) -> bytes:
@@ -165,7 +193,7 @@ def _number(metric: str, value: object) -> float:
     )
 
 
-def _kind(number: float) -> str:
+def _kind(number: float) -> bytes:
     if math.isnan(number):
-        return "nan"
-    return "inf" if number > 0 else "-inf"
+        return b"nan"
+    return b"inf" if number > 0 else b"-inf"

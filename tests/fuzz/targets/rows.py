@@ -31,8 +31,9 @@ def check(data: bytes) -> None:
         stamp=itertools.count(NOW_NS).__next__,
         route_class=lambda name: SimpleNamespace(name=name),
         rules=lambda found: RULES[found.name],
+        series_of=set,
     )
-    judged = _Judged(intake)
+    judged = _Judged(intake, 1024 * 1024)
     for _ in judged.steps(rows):
         pass
     json.dumps(judged.rejected).encode()
