@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 
 from ingest.byte_budget import ByteBudget
 from ingest.circuit_breaker import CircuitBreaker
-from ingest.errors import Internal, Unavailable
+from ingest.errors import BodyTooLarge, Internal, Unavailable
 from ingest.origin import Origin, Piece
 from schemas.block import MAX_BLOCK_BYTES, MAX_DELIVERIES, Block, Delivery, encode_headers
 from schemas.log import LogUnavailable, Publisher, RecordRefused
@@ -71,6 +71,7 @@ class GroupCommit:
         self._pending = ByteBudget(
             "pending", "holding as much unacknowledged data", max_pending_bytes
         )
+        self._max_pending_bytes = max_pending_bytes
         self._max_in_flight = max_in_flight
         self._now = now
         # (topic, partition) -> open blocks in the order in which they were opened
@@ -89,8 +90,16 @@ class GroupCommit:
             )
 
     def check(self, tenant: str, size: int = 0) -> None:
-        """Raise Unavailable if the log is away or `size` more bytes do not fit."""
+        """Raise Unavailable if the log is away or `size` more bytes do not fit.
+
+        Raises BodyTooLarge if they never will: with a time for each line, a body grows.
+        """
         self.check_log()
+        if size > self._max_pending_bytes:
+            raise BodyTooLarge(
+                f"as lines with times the body has {size} bytes; at most "
+                f"{self._max_pending_bytes} may wait for the log: send smaller parts"
+            )
         self._pending.check(tenant, size)
 
     def add(self, lane: Lane, piece: Piece, origin: Origin) -> asyncio.Future[int]:

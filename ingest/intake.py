@@ -199,7 +199,8 @@ class Intake:
     ) -> str:
         """Append the parts, each to its class, and return the receipt once all are durable.
 
-        Raises Unavailable if any block was not acknowledged; others may have been.
+        Raises Unavailable if any block was not acknowledged; others may have been. Raises
+        BodyTooLarge for more than may ever wait.
         """
         todo = [
             (class_name, part, lines, points)

@@ -317,3 +317,17 @@ def test_a_number_of_a_stream_that_no_block_can_hold_is_refused(header):
     assert Origin.from_headers(headers, 1).stream is not None
     with pytest.raises(BadRequest, match="must be a whole number"):
         Origin.from_headers(headers | {header: b"%d" % 2**63}, 1)
+
+
+def test_a_body_that_can_never_wait_for_the_log_is_too_large_and_not_told_to_come_back(tmp_path):
+    async def scenario():
+        async with running(tmp_path, max_pending_bytes=1024 * 1024) as gateway:
+            stamped = b"a b=1\n" * 60_000  # 360 KB, and with times 1.6 MB
+            answer = await gateway.client.write(stamped)
+            assert answer.status == 413
+            assert "at most 1048576" in answer.json()["message"]
+            assert "retry-after" not in answer.headers
+            assert gateway.lines() == []
+            assert (await gateway.client.write(stamped[: len(stamped) // 3])).status == 204
+
+    asyncio.run(scenario())
