@@ -23,6 +23,9 @@ _SKELETONS = 8192
 _PATTERNS = 64
 _MAX_REMEMBERED_BYTES = 1024
 
+# Making a pattern costs as much as looking at some ten lines one by one.
+_LINES_FOR_A_PATTERN = 16
+
 # Names may be empty here, where their digits are gone.
 _MEASUREMENT = re.compile(rb"(?:[^ ,\\]++|\\.)*+")
 _SERIES = re.compile(rb"(?:[^ \\]++|\\.)*+")
@@ -56,13 +59,10 @@ def _doubtful_of(group: list[bytes]) -> list[bytes]:
     is_plain = len(first) <= _MAX_REMEMBERED_BYTES and b'"' not in first and b"\\" not in first
     joined = b"\n".join(group)
     # Mostly all have the very names of the first. A digit may have stood in its separator.
-    if (
-        is_plain
-        and all_differ(first, names)
-        and ENGINE_SEPARATOR not in joined
-        and _lines_with(names).fullmatch(joined) is not None
-    ):
-        return []
+    if is_plain and all_differ(first, names) and ENGINE_SEPARATOR not in joined:
+        pattern = _known(names).pattern_after(len(group))
+        if pattern is not None and pattern.fullmatch(joined) is not None:
+            return []
     return [line for line in group if not all_differ(line, names_of(line))]
 
 
@@ -98,7 +98,27 @@ def names_of(line: bytes) -> _Names:
     return tuple(tags), tuple(fields)
 
 
-@lru_cache(maxsize=_PATTERNS)
+class _Known:
+    """Names of lines, how many such lines came, and their pattern once that is worth it."""
+
+    __slots__ = ("_lines", "_names", "_pattern")
+
+    def __init__(self, names: _Names) -> None:
+        self._names = names
+        self._lines = 0
+        self._pattern: Any = None
+
+    def pattern_after(self, lines: int) -> Any:
+        """The pattern, once so many lines more make it worth its making; else None."""
+        self._lines += lines
+        if self._pattern is None and self._lines >= _LINES_FOR_A_PATTERN:
+            self._pattern = _lines_with(self._names)
+        return self._pattern
+
+
+_known = lru_cache(maxsize=_PATTERNS)(_Known)
+
+
 def _lines_with(names: _Names) -> Any:
     """Pattern of lines, without quotes and backslashes, that have these very names."""
     tags, fields = names

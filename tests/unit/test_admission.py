@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from schemas import run_pattern
+from schemas import run_pattern, skeleton
 from schemas.admission import MAX_LISTED, Part, Refusal, Rules, admit
 from schemas.bounds import check
 from schemas.digit_range import digit_range
@@ -448,6 +448,8 @@ def test_what_was_admitted_is_admitted_again_unchanged(body_lines):
         ([b"m x=1,x=2"], [0]),
         ([b"m,a1=x,a2=y x1=1,x2=2", b"m,a3=x,a4=y x1=1,x2=2", b"m,a3=x,a3=y x1=1,x2=2"], [2]),
         ([b"m x1=1,x2=2", b"m x1=1,x2=2", b"m x1=1,x1=2"], [2]),
+        ([*[b"m x1=1,x2=2"] * 40, b"m x1=1,x1=2"], [40]),
+        ([*[b"m,t=a x1=1,x2=2"] * 40, b"m,t=#!~# x1=1,x2=2", b"m,t=#!1~# x1=1,x2=2"], [40]),
         ([b'm x1="a",x2=2', b'm x1="a",x1=2'], [1]),
         ([rb"m,a\,b=1,b=2 x=1", rb"m,a\ b=1,a\ b=2 x=1"], [1]),
         ([b'm x="a=1,a=2",a=3'], []),
@@ -458,3 +460,20 @@ def test_what_was_admitted_is_admitted_again_unchanged(body_lines):
 )
 def test_lines_with_a_name_twice_are_found(lines, doubtful):
     assert doubtful_lines(b"\n".join(lines)) == {lines[i] for i in doubtful}
+
+
+def test_names_that_hardly_come_again_are_looked_at_without_a_pattern_of_their_own(monkeypatch):
+    made = []
+    compile_pattern = skeleton.re2.compile
+
+    def counted(*arguments):
+        made.append(arguments)
+        return compile_pattern(*arguments)
+
+    monkeypatch.setattr(skeleton.re2, "compile", counted)
+    names = ["".join(letters) for letters in itertools.product("abcdefghij", repeat=3)]
+    assert doubtful_lines("\n".join(f"m {n}1=1,{n}2=2" for n in names).encode()) == frozenset()
+    assert not made
+    for _ in range(40):
+        doubtful_lines(b"m again1=1,again2=2")
+    assert len(made) == 1
