@@ -53,13 +53,16 @@ class KeyStore:
         self._utc_now = utc_now
         self._checked_at = now()
         self._reading: threading.Thread | None = None
-        self._stamp = self._file_stamp()
+        #: What the file was when it was last read; None: it is to be read again.
+        self._stamp: tuple[int, int, int] | None = self._file_stamp()
         #: When a use of each key was last said.
         self._used_at: dict[str, float] = {}
         try:
             self._keys: Mapping[str, KeyRecord] = parse(path.read_text("utf-8"))
         except InvalidKeys as exc:
             raise InvalidKeys(f"{path}: {exc}") from exc
+        except UnicodeDecodeError as exc:
+            raise InvalidKeys(f"{path}: not UTF-8: {exc}") from exc
 
     def authenticate(self, key: str | None) -> KeyRecord:
         """The record of a valid key. Raises Unauthorized, which never repeats the key."""
@@ -128,6 +131,8 @@ class KeyStore:
         except (OSError, UnicodeDecodeError, InvalidKeys) as exc:
             _log.error("%s can't be read, the old keys stay valid: %s", self._path, exc)
             audit.record("keys.reload", actor="gateway", outcome="failed", file=self._path)
+            if isinstance(exc, OSError):
+                self._stamp = None  # rights that are set right leave no trace in it
         else:
             self._keys = keys
             used = dict(self._used_at)  # copied at once: others use keys meanwhile

@@ -271,3 +271,31 @@ def test_a_key_in_a_text_is_cut_down_to_its_id():
     cut = f"sk_{record.id}_…"
     assert without_secrets(text) == f"nothing at /{cut}; bucket='{cut}' is {cut}"
     assert without_secrets("task_1_2 sk_ no key") == "task_1_2 sk_ no key"
+
+
+def test_a_file_that_could_not_be_opened_is_tried_again_though_it_did_not_change(
+    tmp_path, monkeypatch
+):
+    path = tmp_path / "keys.toml"
+    now = [0.0]
+    key, record = new_key("vision")
+    keys = store(path, record, now=lambda: now[0])
+    path.write_text(dump([replace(record, revoked=True)]))
+
+    def denied(*_, **__):
+        raise PermissionError("only root may")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "read_text", denied)
+        now[0] += 2
+        assert keys.authenticate(key) == record
+    now[0] += 2
+    with pytest.raises(Unauthorized, match="was revoked"):
+        keys.authenticate(key)
+
+
+def test_a_keys_file_that_is_no_text_is_refused_by_name(tmp_path):
+    path = tmp_path / "keys.toml"
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(InvalidKeys, match=r"keys\.toml: not UTF-8"):
+        KeyStore(path)
