@@ -44,7 +44,8 @@ class TenantLimits:
         self._shared = shared
         self._now_ns = now_ns
         self._local = RateLimiter(default, now_ns=now_ns)
-        self._in_debt_until_ns: dict[str, int] = {}
+        # By tenant: until when it is in debt, and under which limit that was said.
+        self._debts: dict[str, tuple[int, Limit]] = {}
         self._failed = 0
         #: Why the shared buckets are not used now; None while they are.
         self.away: str | None = None
@@ -62,13 +63,14 @@ class TenantLimits:
         """Refusal for a tenant that may not send even one point; asked before reading a body."""
         if self._shared is None or self.away is not None:
             return self._local.in_debt(tenant.name, self._share(tenant))
-        until_ns = self._in_debt_until_ns.get(tenant.name)
-        if until_ns is None:
+        debt = self._debts.get(tenant.name)
+        if debt is None:
             return None
+        until_ns, limit = debt
         left_ns = until_ns - self._now_ns()
-        if left_ns > 0:
-            return Refusal(left_ns / 1e9, self._limit(tenant), 0)
-        del self._in_debt_until_ns[tenant.name]
+        if left_ns > 0 and limit == self._limit(tenant):
+            return Refusal(left_ns / 1e9, limit, 0)
+        del self._debts[tenant.name]  # under another limit, the next charge says what is due
         return None
 
     async def charge(self, tenant: Tenant, points: int) -> Refusal | None:
@@ -82,7 +84,8 @@ class TenantLimits:
             else:
                 self._failed = 0
                 if charged.debt_s:
-                    self._in_debt_until_ns[tenant.name] = self._now_ns() + int(charged.debt_s * 1e9)
+                    until_ns = self._now_ns() + int(charged.debt_s * 1e9)
+                    self._debts[tenant.name] = until_ns, limit
                 if charged.wait_s:
                     return Refusal(charged.wait_s, limit, charged.remaining)
                 return None
@@ -97,7 +100,7 @@ class TenantLimits:
             self._local.refund(tenant.name, points)
             return
         limit = self._limit(tenant)
-        self._in_debt_until_ns.pop(tenant.name, None)
+        self._debts.pop(tenant.name, None)
         try:
             await self._shared.refund(tenant.name, limit.rate, limit.burst, points)
         except SharedBucketsAway as exc:
@@ -118,8 +121,7 @@ class TenantLimits:
     def forget_idle(self) -> int:
         """Forget what is full again; how many local buckets are left."""
         now_ns = self._now_ns()
-        debts = self._in_debt_until_ns
-        self._in_debt_until_ns = {name: at for name, at in debts.items() if at > now_ns}
+        self._debts = {name: debt for name, debt in self._debts.items() if debt[0] > now_ns}
         self._local.evict_full()
         return len(self._local)
 
@@ -145,7 +147,7 @@ class TenantLimits:
         self._failed = 0
         if self.away is not None:
             self.away = None
-            self._in_debt_until_ns.clear()
+            self._debts.clear()
             metrics.SHARED_LIMITS_AWAY.set(0)
             _log.info("limits are shared again")
 

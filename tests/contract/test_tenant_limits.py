@@ -160,6 +160,19 @@ def test_a_changed_limit_keeps_what_was_used(kind):
     asyncio.run(scenario())
 
 
+def test_a_tenant_in_debt_is_let_in_as_soon_as_its_limit_was_raised(kind):
+    async def scenario():
+        clock, tenant = Clock(), a_tenant(rate=10, burst=100)
+        async with closing(kind.limits(clock)) as limits:
+            assert await limits.charge(tenant, 1000) is None
+            assert limits.in_debt(tenant).retry_after_s == pytest.approx(90.1)
+            more = Tenant(tenant.name, rate=10, burst=2000)
+            assert limits.in_debt(more) is None
+            assert await limits.charge(more, 1000) is None
+
+    asyncio.run(scenario())
+
+
 def test_a_clock_that_steps_back_neither_gives_nor_takes(kind):
     async def scenario():
         clock, tenant = Clock(), a_tenant(rate=10, burst=10)
