@@ -111,9 +111,11 @@ class Intake:
             exc.paced = tenant.name
             raise
 
-    async def judge(self, tenant: Tenant, size: int, steps: Steps[T], receive: Receive) -> T:
+    async def judge(
+        self, tenant: Tenant, size: int, steps: Steps[T], receive: Receive, read_s: float = 0.0
+    ) -> T:
         """What the steps return, without harm to others. Raises Unavailable, ClientGone."""
-        return await self._judge.run(tenant.name, size, steps, receive)
+        return await self._judge.run(tenant.name, size, steps, receive, read_s)
 
     async def charge(self, tenant: Tenant, points: int) -> int:
         """Charge points to the tenant; how many were: none of those that only a dry run lets in.

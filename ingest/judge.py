@@ -51,10 +51,12 @@ _REQUEST_S = 0.0006
 class _Job(Generic[T]):
     """One body in its tenant's line; without steps, a request that was refused already.
 
-    spent_s: CPU of the last turn; was_bad: it refused lines.
+    read_s: CPU that reading it took, as long as that is not paid for. spent_s: CPU of the last
+    turn; was_bad: it refused lines.
     """
 
     steps: Steps[T] | None
+    read_s: float = 0.0
     refused: int = 0
     spent_s: float = 0.0
     was_bad: bool = False
@@ -74,7 +76,10 @@ class _Job(Generic[T]):
         finally:
             self.was_bad = self.refused > refused
             # Asking for CPU time costs more than a good line, so only who pays for it is asked.
-            self.spent_s = cpu_s() - began_s if self.was_bad else 0.0
+            self.spent_s = 0.0
+            if self.was_bad:
+                self.spent_s = cpu_s() - began_s + self.read_s
+                self.read_s = 0.0
 
 
 @dataclass(slots=True)
@@ -114,12 +119,15 @@ class Judge:
         """
         self._budget.check(tenant, size if size <= self._max_bytes else 0)
 
-    async def run(self, tenant: str, size: int, steps: Steps[T], receive: Receive) -> T:
+    async def run(
+        self, tenant: str, size: int, steps: Steps[T], receive: Receive, read_s: float = 0.0
+    ) -> T:
         """What the steps return. Raises Unavailable if as many bytes wait as may, and ClientGone.
 
         receive: says when the client of a body that waits is gone; the whole body was read.
+        read_s: CPU that this took, to be paid for if anything of it is refused.
         """
-        job = _Job(steps)
+        job = _Job(steps, read_s)
         if size <= _INLINE_BYTES and self._is_rested(tenant):
             outcome = job.turn(self._cpu_s)
             if job.was_bad:

@@ -58,7 +58,9 @@ class MetricsRoute:
                 self._bounds,
                 key.tenant.name,
             )
+            began_s = time.thread_time()
             rows = _rows_of(body)
+            read_s = time.thread_time() - began_s
         except GatewayError as exc:
             exc.paced = key.tenant.name
             raise
@@ -68,7 +70,7 @@ class MetricsRoute:
         judged = _Judged(self._intake, self._bounds.decompressed)
         steps = judged.steps(rows)
         try:
-            series = await self._intake.judge(key.tenant, len(body), steps, receive)
+            series = await self._intake.judge(key.tenant, len(body), steps, receive, read_s)
         except Unavailable:
             await self._intake.refund(key.tenant, count, charged)
             raise
@@ -222,7 +224,8 @@ def _parse(body: bytes) -> list[Any]:
         document = from_json(body, allow_inf_nan=True)
     except ValueError as exc:
         raise BadRequest(f"the body is not valid JSON: {exc}") from exc
-    rows = document.get("rows") if isinstance(document, dict) else None
+    # No other member: it would be read for nothing, at any size.
+    rows = document.get("rows") if isinstance(document, dict) and len(document) == 1 else None
     if not isinstance(rows, list) or not rows:
         raise BadRequest(
             'expected {"rows": [{"experiment": …, "run": …, "step": …, "values": {…}}]}'

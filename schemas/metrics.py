@@ -86,6 +86,8 @@ def _too_many(members: dict[str, object], most: int) -> str:
 class MetricsRequest(BaseModel):
     """Body of `POST /api/v1/metrics`. Rows are judged one by one; this is for the OpenAPI."""
 
+    model_config = ConfigDict(extra="forbid")
+
     rows: list[MetricsRow] = Field(min_length=1)
 
 

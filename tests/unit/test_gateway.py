@@ -449,7 +449,15 @@ async def test_bad_rows_and_values_are_named_and_the_rest_is_stored(gateway):
     assert len(gateway.lines()) == 4
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"rows": []}', b"{", b'{"rows": 5}'])
+GOOD_ROW_AND_MORE = (
+    b'{"rows": [{"experiment": "e", "run": "r", "step": 1, "values": {"a": 1}}], "more": [1]}'
+)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"[]", b"{}", b'{"rows": []}', b"{", b'{"rows": 5}', GOOD_ROW_AND_MORE],
+)
 def test_a_body_that_is_no_request_gets_a_problem_document(tmp_path, body):
     async def run():
         async with running(tmp_path) as gateway:

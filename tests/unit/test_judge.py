@@ -33,8 +33,9 @@ class Bench:
             yield (number + 1) * refuses
         return name
 
-    def run(self, tenant, size, steps, receive=None):
-        return asyncio.ensure_future(self.judge.run(tenant, size, steps, receive or staying))
+    def run(self, tenant, size, steps, receive=None, read_s=0.0):
+        judged = self.judge.run(tenant, size, steps, receive or staying, read_s)
+        return asyncio.ensure_future(judged)
 
 
 def test_a_small_body_is_judged_at_once_on_the_event_loop():
@@ -122,6 +123,21 @@ def test_a_refusal_that_was_dear_to_find_counts_as_what_it_cost():
         began = time.monotonic()
         await asyncio.gather(*(bench.judge.refuse("junk", 0.05) for _ in range(4)))
         assert time.monotonic() - began >= 3 * 0.2 - 0.25
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_a_refused_body_counts_with_what_it_took_to_read(size):
+    async def scenario():
+        bench = Bench()
+        began = time.monotonic()
+        for _ in range(2):
+            await bench.run("a", size, bench.body("x", cost_s=0.0), read_s=9.0)  # a good one
+        for _ in range(3):
+            bad = bench.body("x", 2, refuses=True, cost_s=0.0)
+            await bench.run("a", size, bad, read_s=0.05)
+        assert 2 * 0.2 - 0.25 <= time.monotonic() - began < 5
 
     asyncio.run(scenario())
 
