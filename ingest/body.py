@@ -55,23 +55,24 @@ class Bounds:
 
 async def read_body(
     receive: Receive, declared: bytes | None, encoding: bytes, bounds: Bounds, tenant: str
-) -> bytes:
-    """The whole body, decompressed. declared: the Content-Length header, if any.
+) -> tuple[bytes, float]:
+    """The whole body, decompressed, and the CPU seconds that this took.
 
-    tenant: whose body it is.
+    declared: the Content-Length header, if any. tenant: whose body it is.
 
     Raises BodyTooLarge (before reading, where the length was declared), BadRequest,
     UnsupportedEncoding, BodyStalled, Unavailable, ClientGone.
     """
     body = await _read(receive, declared, bounds, tenant)
     if not encoding and len(body) <= bounds.decompressed:
-        return body
+        return body, 0.0
     began_s = time.thread_time()
     try:
-        return decompress(body, encoding, bounds.decompressed)
+        body = decompress(body, encoding, bounds.decompressed)
     except GatewayError as exc:
         exc.spent_s = time.thread_time() - began_s
         raise
+    return body, time.thread_time() - began_s
 
 
 async def _read(receive: Receive, declared: bytes | None, bounds: Bounds, tenant: str) -> bytes:

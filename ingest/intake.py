@@ -117,10 +117,10 @@ class Intake:
         """What the steps return, without harm to others. Raises Unavailable, ClientGone."""
         return await self._judge.run(tenant.name, size, steps, receive, read_s)
 
-    async def charge(self, tenant: Tenant, points: int) -> int:
+    async def charge(self, tenant: Tenant, points: int, read_s: float = 0.0) -> int:
         """Charge points to the tenant; how many were: none of those that only a dry run lets in.
 
-        Raises RateLimited; then nothing was charged.
+        read_s: CPU that reading them took. Raises RateLimited; then nothing was charged.
         """
         refusal = await self._limits.charge(tenant, points)
         if refusal is None:
@@ -128,12 +128,14 @@ class Intake:
         if self._dry_run.covers(tenant):
             self._dry_run.note(tenant, points, refusal)
             return 0
-        raise _limited(tenant, points, refusal)
+        error = _limited(tenant, points, refusal)
+        error.spent_s = read_s
+        raise error
 
-    async def charge_instead(self, tenant: Tenant, charged: int, points: int) -> int:
+    async def charge_instead(self, tenant: Tenant, charged: int, points: int, read_s: float) -> int:
         """Charge what a request turned out to be, and give back what was charged before."""
         await self._limits.refund(tenant, charged)
-        return await self.charge(tenant, points)
+        return await self.charge(tenant, points, read_s)
 
     def charge_series(self, tenant: Tenant, series: Series, points: int) -> None:
         """Count the new series of a request of so many points. Raises RateLimited.

@@ -137,7 +137,7 @@ class Judge:
         try:
             self._budget.check(tenant, size)
         except Unavailable as exc:
-            exc.paced = tenant
+            exc.paced, exc.spent_s = tenant, read_s
             raise
         self._budget.take(tenant, size)
         waiting = asyncio.ensure_future(self._wait(tenant, job))
@@ -155,14 +155,14 @@ class Judge:
     async def refuse(self, tenant: str, spent_s: float = 0.0) -> None:
         """Wait in line with the refusal of a whole request: it costs, as bad lines do.
 
-        spent_s: CPU that finding it took, beside HTTP. One that took none does not wait for
-        longer than a few seconds: large bodies may be in line before it.
+        spent_s: CPU that finding it took, beside HTTP. One that took no more than a turn does not
+        wait for longer than a few seconds: large bodies may be in line before it.
         """
         if self._is_rested(tenant):
             self._rest(tenant, spent_s + _REQUEST_S)
             return
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(None if spent_s else _LONGEST_REFUSAL_S):
+            async with asyncio.timeout(None if spent_s > _TURN_S else _LONGEST_REFUSAL_S):
                 await self._wait(tenant, _Job[None](None, spent_s=spent_s))
 
     def _is_rested(self, tenant: str) -> bool:

@@ -51,7 +51,7 @@ class MetricsRoute:
         origin = self._intake.origin(headers)
 
         try:
-            body = await read_body(
+            body, read_s = await read_body(
                 receive,
                 declared,
                 headers.get(b"content-encoding", b""),
@@ -60,13 +60,13 @@ class MetricsRoute:
             )
             began_s = time.thread_time()
             rows = _rows_of(body)
-            read_s = time.thread_time() - began_s
+            read_s += time.thread_time() - began_s
         except GatewayError as exc:
             exc.paced = key.tenant.name
             raise
 
         count = rows_sent = len(rows)
-        charged = await self._intake.charge(key.tenant, count)
+        charged = await self._intake.charge(key.tenant, count, read_s)
         judged = _Judged(self._intake, self._bounds.decompressed)
         steps = judged.steps(rows)
         try:
@@ -76,7 +76,7 @@ class MetricsRoute:
             raise
         if judged.points > count:  # a value that is not finite is a line of its own
             count = judged.points
-            charged = await self._intake.charge_instead(key.tenant, charged, count)
+            charged = await self._intake.charge_instead(key.tenant, charged, count, read_s)
         self._intake.charge_series(key.tenant, series, count)
         del body, rows, series  # only what was admitted may wait for the log
         receipt = None

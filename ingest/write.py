@@ -65,7 +65,7 @@ class WriteRoute:
         origin = self._intake.origin(headers)
 
         try:
-            body = await read_body(
+            body, read_s = await read_body(
                 receive,
                 declared,
                 headers.get(b"content-encoding", b""),
@@ -77,10 +77,12 @@ class WriteRoute:
             raise
 
         lines = body.count(b"\n") + (not body.endswith(b"\n"))
-        charged = await self._intake.charge(key.tenant, lines)
+        charged = await self._intake.charge(key.tenant, lines, read_s)
         steps = self._steps(body, target.precision, self._intake.rules(retention_class))
         try:
-            admission, series = await self._intake.judge(key.tenant, len(body), steps, receive)
+            admission, series = await self._intake.judge(
+                key.tenant, len(body), steps, receive, read_s
+            )
         except Unavailable:
             await self._intake.refund(key.tenant, lines, charged)
             raise

@@ -77,3 +77,30 @@ def test_only_what_was_admitted_of_a_body_waits_for_the_log(tmp_path, path, body
             assert {answer.status for answer in answers} <= {202, 204}
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("path", ["/api/v2/write", "/api/v1/metrics"])
+def test_who_is_over_its_limit_rests_also_for_what_was_decompressed(tmp_path, monkeypatch, path):
+    spent = []
+
+    async def refuse(_, tenant, spent_s=0.0):
+        spent.append((tenant, spent_s))
+
+    monkeypatch.setattr(judge.Judge, "refuse", refuse)
+    body = {
+        "/api/v2/write": gzip.compress(b"\n" * 18 + b"#" * 10**6),
+        "/api/v1/metrics": gzip.compress(b'{"rows":[' + b"0," * 17 + b'0,"%b"]}' % (b"x" * 10**6)),
+    }[path]
+
+    async def scenario():
+        async with running(tmp_path) as gateway:
+            await gateway.client.write(b"m f=1\n" * 5, key=gateway.small_key)
+            answer = await gateway.client.request(
+                "POST", path, body, query="bucket=raw", headers=GZIP, key=gateway.small_key
+            )
+            assert answer.status == 429
+            [(tenant, spent_s)] = spent
+            assert tenant == "small"
+            assert spent_s > 0
+
+    asyncio.run(scenario())

@@ -147,8 +147,9 @@ def test_as_many_bodies_wait_as_may_and_the_message_says_whose_bound_it_was():
         bench = Bench(max_bytes=3 * LARGE)
         greedy = [bench.run("greedy", LARGE, bench.body("g", 2)) for _ in range(2)]
         await asyncio.sleep(0)
-        with pytest.raises(Unavailable, match="judging as much of tenant 'greedy'"):
-            await bench.run("greedy", LARGE, bench.body("g"))
+        with pytest.raises(Unavailable, match="judging as much of tenant 'greedy'") as refusal:
+            await bench.run("greedy", LARGE, bench.body("g"), read_s=0.03)
+        assert (refusal.value.paced, refusal.value.spent_s) == ("greedy", 0.03)
         assert await bench.run("modest", LARGE, bench.body("m")) == "m"
         await asyncio.gather(*greedy)
         assert await bench.run("greedy", LARGE, bench.body("g")) == "g"
