@@ -16,7 +16,7 @@ from stepclock.identity import Identity
 from stepclock.journal import Totals, totals_of
 from stepclock.observer import Observer
 from stepclock.receipt import Receipt
-from stepclock.segment import remove
+from stepclock.segment import is_locked, remove
 from stepclock.sender import Sender
 from stepclock.settings import Settings
 from stepclock.spool import SpoolWriter
@@ -112,6 +112,7 @@ class Engine:
         if sender is None:
             return
         left = max(0.0, deadline - time.monotonic())
+        sender.leftovers.look_again()
         sender.hurry(left)
         sender.wait_until(lambda: sender.idle and self.answered >= self.writer.lines, left)
         sender.stop()
@@ -201,6 +202,16 @@ def _sampler(identity: Identity) -> Callable[[], list[str]]:
 def _samples() -> bool:
     """Whether this process samples its machine: the first one there."""
     return os.environ.get("LOCAL_RANK", os.environ.get("SLURM_LOCALID", "0")) == "0"
+
+
+def is_sent(folder: Path) -> bool:
+    """Whether the process lives that sends for this worker process, or for the one above it."""
+    name = folder.name
+    while ".w" in name:
+        name = name.rpartition(".w")[0]
+        if is_locked(folder.with_name(name) / "sender.lock"):
+            return True
+    return False
 
 
 def at_end_of_worker(callback: Callable[[], object]) -> None:

@@ -53,7 +53,7 @@ class Leftovers:
         self._found: list[tuple[Path, Stream]] = []
         self._held: dict[str, tuple[Delivery, int]] = {}  # with what was acknowledged before
         self._sent = 0
-        self._looks = 0
+        self._began: float | None = None
         self._next_look = 0.0
         self._next_settle = 0.0
         self._not_before = 0.0
@@ -68,7 +68,7 @@ class Leftovers:
     @property
     def done(self) -> bool:
         """Whether all that was found is stored."""
-        return self._looks > 0 and not self.left
+        return self._began is not None and not self.left
 
     @property
     def left(self) -> bool:
@@ -80,7 +80,7 @@ class Leftovers:
         now = self._now()
         if now >= self._next_look:
             self._next_look = now + _LOOK_S
-            self._look()
+            self._look(now)
         if now < self._not_before:
             return self._not_before - now
         while self._found and len(self._held) < _AT_ONCE:
@@ -107,6 +107,10 @@ class Leftovers:
         """Settle without waiting for more."""
         self._next_settle = 0.0
 
+    def look_again(self) -> None:
+        """Look at the next turn, whenever the last look was."""
+        self._next_look = 0.0
+
     def close(self) -> None:
         """Leave the rest to others."""
         for delivery, _ in self._held.values():
@@ -125,12 +129,13 @@ class Leftovers:
         due = self._next_settle if self._held else self._next_look
         return max(0.05, due - now)
 
-    def _look(self) -> None:
-        others = self._looks > 0  # the other ranks had their time
-        self._looks += 1
+    def _look(self, now: float) -> None:
+        first = self._began is None
+        self._began = now if self._began is None else self._began
+        others = now - self._began >= _LOOK_S  # the other ranks had their time
         found = [] if not has_locks() else list(self._left_behind(other_ranks=others))
         self._found = sorted(found, key=lambda pair: pair[1].start_ns)
-        if not others and self._own.rank == 0:
+        if first and self._own.rank == 0:
             self._tell_of_others()
 
     def _left_behind(self, *, other_ranks: bool) -> Iterator[tuple[Path, Stream]]:
@@ -152,7 +157,7 @@ class Leftovers:
         for folder, stream in dead:
             # Workers of a process that lives are sent by it.
             worker = any(folder.name.startswith(f"{name}.w") for name in living)
-            if folder.name != own.name and not worker and _holds_something(folder):
+            if folder.name != own.name and not worker and not _is_done(folder):
                 yield folder, stream
 
     def _take(self, folder: Path, stream: Stream) -> None:
@@ -199,9 +204,10 @@ def _is_of(stream: Stream, own: Stream) -> bool:
     )
 
 
-def _holds_something(folder: Path) -> bool:
-    """Not only what was refused of it, which stays."""
-    return bool(segment_numbers(folder)) or (folder / "journal.jsonl").exists()
+def _is_done(folder: Path) -> bool:
+    """Whether nothing is in it but what was refused, which stays."""
+    left = bool(segment_numbers(folder)) or (folder / "journal.jsonl").exists()
+    return not left and (folder / "refused.jsonl").exists()
 
 
 def _names(spool: Path) -> list[str]:

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Any
 
 from stepclock import process
-from stepclock.engine import Engine, at_end_of_worker
+from stepclock.engine import Engine, at_end_of_worker, is_sent
 from stepclock.identity import Identity, identify, stream_name
 from stepclock.journal import Totals
 from stepclock.receipt import Receipt, Stats
@@ -311,19 +311,24 @@ class Run:
     def _conclude(self, engine: Engine, receipt: Receipt) -> None:
         """Remove the spool, or say where the rest is."""
         if self._parent is not None:
+            if self._settings.mode == "online" and not is_sent(engine.writer.folder):
+                self._tell_where()
             return
         if engine.sender is not None and not receipt.unsent and not receipt.unsettled:
             engine.remove()
         if receipt.missing:
             _log.warning("stepclock: %s", receipt)
         if receipt.unsent or (engine.sender is not None and engine.sender.leftovers.left):
-            _log.warning(
-                "stepclock: what is not sent waits in the spool; send it with: stepclock sync %s",
-                self._settings.spool_dir,
-            )
+            self._tell_where()
         if self._settings.strict and (receipt.refused or receipt.dead or receipt.dropped):
             raise StepclockError(str(receipt))
         self._raise_problems(engine)
+
+    def _tell_where(self) -> None:
+        _log.warning(
+            "stepclock: what is not sent waits in the spool; send it with: stepclock sync %s",
+            self._settings.spool_dir,
+        )
 
     def _bound(self, timeout: float | None) -> float:
         return self._settings.finish_timeout if timeout is None else max(0.0, timeout)

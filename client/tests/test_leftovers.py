@@ -230,6 +230,28 @@ def test_refused_lines_stay_with_their_reasons_and_are_not_taken_up_again(
     assert {path.name for path in folder.iterdir()} == {"refused.jsonl", "stream.json"}
 
 
+def test_the_folder_of_a_start_that_logged_nothing_is_removed(spool, leftovers, clock):
+    folder = spool.killed()
+    pass_time(leftovers(spool.start(attempt=1)), clock, 10)
+    assert not folder.exists()
+
+
+def test_a_worker_that_outlives_its_killed_parent_is_sent_once_it_has_ended(
+    spool, leftovers, gateway, clock
+):
+    parent = spool.killed("m f=1 1")
+    orphan = spool.start(parent=parent.name)
+    orphan.write("raw", ["m f=2 2"], 1)
+    restarted = leftovers(spool.start(attempt=1))
+    pass_time(restarted, clock, 10)
+    assert gateway.lines == [b"m f=1 1"]
+    orphan.close()
+    restarted.look_again()  # as at the end of the run
+    pass_time(restarted, clock, 10)
+    assert gateway.lines == [b"m f=1 1", b"m f=2 2"]
+    assert not orphan.folder.exists()
+
+
 def test_over_the_limit_they_go_more_and_more_slowly(spool, leftovers, gateway, clock):
     gateway.script = [limited(1)] * 4
     spool.killed(*[f"m f={n} {n}" for n in range(5)])

@@ -339,6 +339,46 @@ def test_a_child_forked_from_a_job_that_logs_without_a_pause_logs_likewise_and_e
     assert steps() == [*range(1000, 9000), *range(10_000, 15_000)]
 
 
+def test_a_worker_that_outlives_its_run_says_where_its_rows_are():
+    done = script(
+        f"""
+        run = stepclock.init("e", endpoint="{DEAD}")
+        ended, end = os.pipe()
+        if os.fork() == 0:
+            os.close(end)
+            os.read(ended, 1)  # until the other process has ended
+            run.log({{"loss": 1}}, 1)
+            sys.exit(0)
+        run.engine.drain.wait_for_turn(10)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        check=False,  # its pipes end with the last of both
+    )
+    assert "send it with: stepclock sync" in done.stderr
+    assert steps() == [1]
+
+
+def test_a_worker_whose_run_lives_says_nothing():
+    done = script(
+        f"""
+        run = stepclock.init("e", endpoint="{DEAD}")
+        child = os.fork()
+        if child == 0:
+            grandchild = os.fork()
+            if grandchild == 0:
+                run.log({{"loss": 1}}, 1)
+                sys.exit(0)
+            os.waitpid(grandchild, 0)
+            sys.exit(0)
+        os.waitpid(child, 0)
+        os.kill(os.getpid(), signal.SIGKILL)
+        """,
+        check=False,
+    )
+    assert "stepclock sync" not in done.stderr
+    assert steps() == [1]
+
+
 def _work(run, number):
     for step in range(10):
         run.log({"worker": number}, number * 10 + step)

@@ -189,12 +189,13 @@ KILLED = """
     assert run.flush(timeout=20)
     for step in range(500, 1000):
         run.log({"loss": 1.0}, step)
-    if os.fork() == 0:  # a loader that dies with it
+    loader = os.fork()
+    if loader == 0:  # it dies with it
         for step in range(2000, 2100):
             run.log({"loader": 1.0}, step)
         run.engine.drain.wait_for_turn(20)
         os.kill(os.getpid(), signal.SIGKILL)
-    os.wait()
+    os.waitpid(loader, 0)
     run.engine.drain.wait_for_turn(20)
     print("spooled", flush=True)
     time.sleep(60)
