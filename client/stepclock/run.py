@@ -18,7 +18,7 @@ from stepclock.journal import Totals
 from stepclock.receipt import Receipt, Stats
 from stepclock.rows import problems
 from stepclock.scalars import PLAIN, snapshot, width
-from stepclock.settings import Settings
+from stepclock.settings import Settings, nearest
 from stepclock.state import config_lines, event_line
 from stepclock.stream import Stream
 
@@ -371,9 +371,12 @@ def init(
     `stepclock.settings.Settings`, such as endpoint, token, mode, ranks. Raises ValueError and
     TypeError for arguments that can't be.
     """
-    unknown = set(settings) - set(Settings.__dataclass_fields__)
-    if unknown:
-        raise TypeError(f"init() has no argument {', '.join(sorted(unknown))}")
+    known = Settings.__dataclass_fields__
+    for each in settings:
+        if each not in known:
+            meant = nearest(each, [*known, "name", "run_id", "tags", "config", "attempt"])
+            hint = f"; did you mean {meant}?" if meant else ""
+            raise TypeError(f"init() has no argument {each}{hint}")
     resolved = Settings.resolve(settings)
     identity = identify(experiment, name, run_id, attempt, Path(resolved.spool_dir).parent)
     run = Run(

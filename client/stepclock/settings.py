@@ -6,17 +6,20 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 from urllib.parse import urlsplit
+
+from stepclock.endpoint import check_endpoint, is_loopback
 
 _log = logging.getLogger("stepclock")
 
 _MIB = 1024 * 1024
 
-_LOOPBACK = re.compile(r"localhost|127\.\d+\.\d+\.\d+|::1")
+#: What a header can carry; keys are made of it.
+_TOKEN = re.compile(r"[!-~]+")
 
 #: The values that are taken, for settings that are a word.
 _WORDS = {
@@ -24,6 +27,15 @@ _WORDS = {
     "ranks": ("zero", "all"),
     "capture": ("basic", "full"),
 }
+
+#: Truth as people write it into variables.
+_TRUTH = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
+
+#: Variables that are read, and are no setting.
+_BESIDE = frozenset({"TOKEN_FILE", "RUN_ID", "ATTEMPT"})
+
+# What was told in this process: a job may read its settings more than once.
+_told: set[str] = set()
 
 
 @dataclass(frozen=True)
@@ -59,11 +71,17 @@ class Settings:
     strict: bool = False
 
     @classmethod
-    def resolve(cls, given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Settings:
+    def resolve(
+        cls,
+        given: Mapping[str, Any],
+        environ: Mapping[str, str] = os.environ,
+        *,
+        forgiving: bool = True,
+    ) -> Settings:
         """The settings; `given` None means not given.
 
-        Raises ValueError for an argument that can't be; a variable that can't be is told and
-        left out, since it must not end a job.
+        Raises ValueError for an argument that can't be. A variable that can't be is told and
+        left out, since it must not end a job; not forgiving: it raises, too.
         """
         values: dict[str, Any] = {}
         for each in fields(cls):
@@ -77,7 +95,10 @@ class Settings:
                 try:
                     values[each.name] = _checked(each.name, text, type(each.default))
                 except ValueError as exc:
-                    _log.warning("%s is left out: %s", variable, exc)
+                    if not forgiving:
+                        raise ValueError(f"{variable}: {exc}") from None
+                    _tell(f"{variable} is left out: {exc}")
+        _tell_typos(environ)
         endpoint = values.get("endpoint", cls.endpoint)
         if values.get("token") is None:
             values["token"] = _token_of(endpoint, environ)
@@ -86,30 +107,80 @@ class Settings:
         return cls(**values)
 
 
+def nearest(word: str, among: Iterable[str]) -> str | None:
+    """What a word was meant to be; None if nothing is as near as a slip of the finger."""
+    from difflib import get_close_matches  # seldom needed
+
+    return next(iter(get_close_matches(word, sorted(among), 1, 0.8)), None)
+
+
+def _tell(message: str) -> None:
+    """Warn, once a process."""
+    if message not in _told:
+        _told.add(message)
+        _log.warning("stepclock: %s", message)
+
+
+def _tell_typos(environ: Mapping[str, str]) -> None:
+    """Tell of variables that look like a setting's; those of servers and others look like none."""
+    known = {each.name.upper() for each in fields(Settings)} | _BESIDE
+    for variable in environ:
+        if variable.startswith("STEPCLOCK_") and variable[10:] not in known:
+            meant = nearest(variable[10:], known)
+            if meant:
+                _tell(f"nothing reads {variable}; did you mean STEPCLOCK_{meant}?")
+
+
 def _checked(name: str, value: Any, kind: type) -> Any:
     """The value as its setting has it. Raises ValueError."""
     if kind is bool:
-        return str(value).lower() in {"1", "true", "yes"}
-    convert: Callable[[Any], Any] = kind if kind in (int, float) else str
-    try:
-        value = convert(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"{name} must be {kind.__name__}, not {value!r}") from None
+        try:
+            return _TRUTH[str(value).lower()]
+        except KeyError:
+            raise ValueError(f"{name} must be true or false, not {value!r}") from None
+    if kind in (int, float):
+        return _number(name, value, kind)
+    text = str(value).strip()
     words = _WORDS.get(name)
-    if words is not None and value not in words:
-        raise ValueError(f"{name} must be one of {', '.join(words)}, not {value!r}")
-    if kind in (int, float) and not 0 <= value < float("inf"):
-        raise ValueError(f"{name} must not be below 0")
-    if name == "flush_interval":
-        value = min(max(value, 0.01), 0.5)  # a signal leaves little more than that
-    if name == "send_interval":
-        value = max(value, 0.01)
+    if words is not None:
+        if text not in words:
+            raise ValueError(f"{name} must be one of {', '.join(words)}, not {value!r}")
+        return text
     if name == "endpoint":
-        value = value.rstrip("/")
-        parts = urlsplit(value)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError(f"endpoint must be like https://host:port, not {value!r}")
-    return value
+        return check_endpoint(text)
+    if name == "token":
+        return _token(text)
+    return str(_whole(text)) if text else ""
+
+
+def _number(name: str, value: Any, kind: type) -> float:
+    try:
+        number: float = kind(value)
+    except (TypeError, ValueError, OverflowError):
+        number = -1
+    if not 0 <= number < float("inf"):
+        unit = "a whole number of bytes" if kind is int else "a number of seconds"
+        raise ValueError(f"{name} must be {unit}, not {value!r}")
+    if name == "flush_interval":
+        return min(max(number, 0.01), 0.5)  # a signal leaves little more than that
+    if name == "send_interval":
+        return max(number, 0.01)
+    return number
+
+
+def _token(text: str) -> str:
+    """The key. Raises ValueError for what no header can carry, and shows none of it."""
+    if not _TOKEN.fullmatch(text):
+        raise ValueError("the key holds characters that no key has: look at where it comes from")
+    return text
+
+
+def _whole(path: str) -> Path:
+    """The path from the root: a job may change its folder later."""
+    try:
+        return Path(path).expanduser().absolute()
+    except (OSError, RuntimeError):  # no such folder any more, no such user
+        return Path(path)
 
 
 def default_spool_dir(environ: Mapping[str, str] = os.environ) -> Path:
@@ -126,7 +197,10 @@ def _user_dir(environ: Mapping[str, str], variable: str, below_home: str) -> Pat
     given = environ.get(variable, "")
     if Path(given).is_absolute():
         return Path(given)
-    home = Path(environ["HOME"]) if environ.get("HOME") else Path("~").expanduser()
+    try:
+        home = Path(environ["HOME"]) if environ.get("HOME") else Path("~").expanduser()
+    except RuntimeError:  # a container's user that has no name
+        home = Path("/")
     if sys.platform == "darwin":
         return home / "Library" / "Application Support"
     return home / below_home
@@ -137,13 +211,14 @@ def _token_of(endpoint: str, environ: Mapping[str, str]) -> str | None:
     named = environ.get("STEPCLOCK_TOKEN_FILE")
     try:
         if named:
-            return Path(named).read_text("utf-8").strip() or None
+            return _token(_whole(named).read_text("utf-8").strip())
         # A server elsewhere is never shown the key of the one here.
-        if _LOOPBACK.fullmatch(urlsplit(endpoint).hostname or ""):
+        if is_loopback(urlsplit(endpoint).hostname or ""):
             text = credentials_path(environ).read_text("utf-8")
-            found = re.search(r'^key\s*=\s*"([^"\\]+)"', text, re.MULTILINE)
+            found = re.search(r'^key\s*=\s*"([!#-\[\]-~]+)"', text, re.MULTILINE)
             return found[1] if found else None
-    except (OSError, UnicodeDecodeError) as exc:
+    except (OSError, ValueError) as exc:
         if named:
-            _log.warning("STEPCLOCK_TOKEN_FILE can't be read: %s", exc)
+            reason = "it is no text" if isinstance(exc, UnicodeDecodeError) else exc
+            _tell(f"STEPCLOCK_TOKEN_FILE can't be used: {reason}")
     return None

@@ -295,7 +295,7 @@ def test_the_command_prints_its_diagnosis_and_never_the_key(strange, capsys, mon
     ("arguments", "said"),
     [
         (["--endpoint", "ftp://x"], "endpoint must be like"),
-        (["--endpoint", "http://x:99999"], "Port out of range"),
+        (["--endpoint", "http://x:99999"], "with a port from 1 to 65535"),
         (["--token-file", "/no/such/file"], "--token-file can't be read"),
     ],
 )

@@ -524,8 +524,10 @@ def test_a_name_that_no_line_can_carry_is_refused_at_once():
     for experiment in ("", " x", "_x", "nonfinite", "a\nb", "x" * 251, "a\\b"):
         with pytest.raises(ValueError, match=r"experiment|reserved"):
             begin(experiment)
-    with pytest.raises(TypeError, match="no argument nonsense"):
+    with pytest.raises(TypeError, match=r"no argument nonsense$"):
         begin(nonsense=1)
+    with pytest.raises(TypeError, match="no argument endpiont; did you mean endpoint"):
+        begin(endpiont="http://h")
     with pytest.raises(ValueError, match="mode must be one of"):
         begin(mode="onlin")
 

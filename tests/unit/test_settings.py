@@ -2,6 +2,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import stepclock.settings
 from pydantic import ValidationError
 from typer.testing import CliRunner
 
@@ -57,6 +58,14 @@ def test_an_unknown_variable_is_named_with_its_nearest_neighbour():
     assert unknown_variables(environ, [GatewaySettings]) == [
         ("STEPCLOCK_INFLUX_ULR", "STEPCLOCK_INFLUX_URL")
     ]
+
+
+def test_no_variable_of_the_server_is_taken_for_a_slip_by_the_client(caplog):
+    """Both may share an environment; `serve` and a job on one machine do."""
+    variables = [setting.variable for setting in all_settings()]
+    environ = dict.fromkeys([*variables, *(f"{name}_FILE" for name in variables)], "x")
+    stepclock.settings.Settings.resolve({}, {"HOME": "/h", **environ})
+    assert caplog.messages == []
 
 
 def test_settings_can_not_be_changed():
