@@ -37,7 +37,7 @@ class Authority:
         return made
 
     def sign(self, name):
-        """A certificate for 127.0.0.1 and localhost, of the common name `name`."""
+        """A certificate for 127.0.0.1, localhost and gateway.test, of the common name `name`."""
         certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
         _run(
             key,
@@ -45,7 +45,7 @@ class Authority:
             name,
             [
                 *("-CA", str(self.file), "-CAkey", str(self.folder / "ca.key")),
-                *("-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost"),
+                *("-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost,DNS:gateway.test"),
                 *("-addext", "basicConstraints=critical,CA:FALSE"),
             ],
         )

@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
+from stepclock.proxy import proxy_for
+
 _TIMEOUT_S = 15.0
 
 #: Answers are small; a proxy's error page need not be read whole.
@@ -34,7 +36,10 @@ class Answer:
 
 
 class Gateway:
-    """Requests to one gateway; never raises for what the network or the server does."""
+    """Requests to one gateway; never raises for what the network or the server does.
+
+    The proxy is the one that the environment names when it is made.
+    """
 
     def __init__(
         self,
@@ -50,6 +55,10 @@ class Gateway:
         self._port = parts.port
         self._path = parts.path.rstrip("/")
         self._token = token
+        self._proxy = proxy_for(endpoint)
+        if self._proxy is not None and not self._https:
+            # Such a proxy is asked for whole URLs; through one for https goes a tunnel.
+            self._path = f"http://{parts.netloc}{self._path}"
         self._ca_file = ca_file
         self._timeout_s = timeout_s
         self._connection: Any = None
@@ -90,19 +99,14 @@ class Gateway:
         for _ in range(2):
             stale = self._used
             try:
-                connection = self._connect(timeout_s)
-                sent = {"User-Agent": b"stepclock-client", **headers}
-                if self._token:
-                    sent["Authorization"] = b"Bearer " + self._token.encode("latin-1", "replace")
-                connection.request(method, self._path + path, body, sent)
-                response = connection.getresponse()
+                response = self._open(method, path, body, headers, timeout_s)
                 content = response.read(_MAX_ANSWER)
             except (OSError, HTTPException, ValueError) as exc:
                 self.close()
                 # A server may end a connection that rests; only a new one tells if it is away.
                 if stale and not isinstance(exc, TimeoutError):
                     continue
-                return Answer(0, {}, repr(exc).encode())
+                return Answer(0, {}, self._told(exc).encode())
             self._used = True
             if response.will_close or not response.isclosed():
                 self.close()
@@ -110,21 +114,53 @@ class Gateway:
             return Answer(response.status, names, content)
         raise AssertionError("BUG: a new connection is never stale")
 
+    def _open(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None,
+        headers: dict[str, bytes],
+        timeout_s: float,
+    ) -> Any:
+        """The response, unread. Raises OSError, HTTPException, ValueError."""
+        connection = self._connect(timeout_s)
+        sent: dict[str, str | bytes] = {"User-Agent": b"stepclock-client", **headers}
+        if self._token:
+            sent["Authorization"] = b"Bearer " + self._token.encode("latin-1", "replace")
+        if self._proxy is not None and not self._https:
+            sent.update(self._proxy.headers)
+        connection.request(method, self._path + path, body, sent)
+        return connection.getresponse()
+
     def _connect(self, timeout_s: float) -> Any:
         if self._connection is None:
-            import http.client
-
-            if self._https:
-                import ssl
-
-                context = ssl.create_default_context(cafile=self._ca_file)
-                self._connection = http.client.HTTPSConnection(
-                    self._host, self._port, timeout=timeout_s, context=context
-                )
-            else:
-                self._connection = http.client.HTTPConnection(
-                    self._host, self._port, timeout=timeout_s
-                )
+            self._connection = self._new_connection(timeout_s)
         elif self._connection.sock is not None:
             self._connection.sock.settimeout(timeout_s)
         return self._connection
+
+    def _new_connection(self, timeout_s: float) -> Any:
+        from http.client import HTTPConnection, HTTPSConnection
+
+        proxy = self._proxy
+        host, port = self._host, self._port
+        if proxy is not None:
+            if proxy.fault:
+                raise OSError(proxy.fault)
+            host, port = proxy.host, proxy.port
+        if not self._https:
+            return HTTPConnection(host, port, timeout=timeout_s)
+        import ssl
+
+        context = ssl.create_default_context(cafile=self._ca_file)
+        connection = HTTPSConnection(host, port, timeout=timeout_s, context=context)
+        if proxy is not None:
+            connection.set_tunnel(self._host, self._port or 443, proxy.headers)
+        return connection
+
+    def _told(self, exc: Exception) -> str:
+        """Why there is no answer, and by which way none came."""
+        reason = getattr(exc, "strerror", None) or str(exc) or type(exc).__name__
+        if self._proxy is None or self._proxy.fault:
+            return str(reason)
+        return f"{reason} (through {self._proxy})"

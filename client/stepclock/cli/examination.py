@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any, Callable
 from urllib.parse import quote, urlencode
 
-from stepclock.cli.reach import Finding, reach, speaks_tls
+from stepclock.cli.reach import Finding, address_of, reach, speaks_tls, through_proxy
 from stepclock.cli.terminal import duration, size
 from stepclock.lines import clean, escape
+from stepclock.proxy import proxy_for
 from stepclock.settings import Settings
 from stepclock.sync import streams
 from stepclock.transport import Answer, Gateway
@@ -119,6 +120,11 @@ def _gateway_finding(
         if not settings.endpoint.startswith("https") and speaks_tls(settings.endpoint, timeout_s):
             return failed("the port wants TLS", "begin STEPCLOCK_ENDPOINT with https://")
         return failed(f"it does not answer HTTP: {alive.text}", f"{_ENDPOINT}: the port is another")
+    proxy = proxy_for(settings.endpoint)
+    host = address_of(settings.endpoint)[0]
+    refusal = through_proxy(alive.status, proxy, host) if proxy is not None else None
+    if refusal is not None:
+        return failed(f"{refusal[0]} to {host}: {alive.status} {alive.text[:80]}", refusal[1])
     if 300 <= alive.status < 400:
         where = alive.headers.get("location", "nowhere")
         return failed(f"it sends elsewhere, to {where}", f"{_ENDPOINT} to where the gateway is")

@@ -7,8 +7,11 @@ import ssl
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from http.client import HTTPException, HTTPResponse
 from typing import Any, Callable
 from urllib.parse import urlsplit
+
+from stepclock.proxy import Proxy, proxy_for
 
 # Of OpenSSL's x509_vfy.h.
 _NOT_YET_VALID, _EXPIRED, _OTHER_HOST, _OTHER_ADDRESS = 9, 10, 62, 64
@@ -29,7 +32,7 @@ class Finding:
 
 
 def address_of(endpoint: str) -> tuple[str, int]:
-    """Host and port. Raises ValueError for a port that can't be."""
+    """Host and port."""
     parts = urlsplit(endpoint)
     return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
 
@@ -40,13 +43,25 @@ def reach(
     timeout_s: float,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[Finding]:
-    """Resolve, connect and, for https, the handshake; ends with the first that fails."""
-    host, port = address_of(endpoint)
+    """Resolve, connect and, for https, the handshake; ends with the first that fails.
+
+    With a proxy in between it is that one's name and port, and a tunnel through it for https.
+    """
+    goal = host, port = address_of(endpoint)
+    https = urlsplit(endpoint).scheme == "https"
+    proxy = proxy_for(endpoint)
+    remedy = "correct the host in STEPCLOCK_ENDPOINT (--endpoint)"
+    if proxy is not None:
+        remedy = f"correct {proxy.variable}, or name {goal[0]} in NO_PROXY"
+        if proxy.fault:
+            yield Finding("proxy", False, proxy.fault, None, remedy)
+            return
+        host, port = proxy.host, proxy.port
+        yield Finding("proxy", True, f"{goal[0]} is reached through {proxy}")
     started = clock()
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except OSError as exc:
-        remedy = "correct the host in STEPCLOCK_ENDPOINT (--endpoint)"
         yield Finding("resolve", False, f"{host} has no address: {exc}", clock() - started, remedy)
         return
     yield Finding("resolve", True, f"{host} is {found[0][4][0]}", clock() - started)
@@ -54,17 +69,26 @@ def reach(
     try:
         connection = _connected(found, timeout_s)
     except OSError as exc:
-        yield _not_connected(host, port, timeout_s, exc, clock() - started)
+        yield _not_connected(host, port, timeout_s, exc, clock() - started, remedy if proxy else "")
         return
     with connection:
         yield Finding("connect", True, f"port {port} is open", clock() - started)
-        if urlsplit(endpoint).scheme == "https":
+        if not https:
+            return
+        if proxy is not None:
             started = clock()
-            yield _handshake(connection, host, ca_file, lambda: clock() - started)
+            finding = _tunnel(connection, proxy, goal, lambda: clock() - started)
+            yield finding
+            if not finding.ok:
+                return
+        started = clock()
+        yield _handshake(connection, goal[0], ca_file, lambda: clock() - started)
 
 
 def speaks_tls(endpoint: str, timeout_s: float) -> bool:
-    """Whether something behind the port wants TLS."""
+    """Whether something behind the port wants TLS; False with a proxy in between."""
+    if proxy_for(endpoint) is not None:
+        return False
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -74,6 +98,45 @@ def speaks_tls(endpoint: str, timeout_s: float) -> bool:
     except (OSError, ValueError):
         return False
     return True
+
+
+def through_proxy(status: int, proxy: Proxy, host: str) -> tuple[str, str] | None:
+    """What a proxy's own refusal means, and the remedy; None for a status that is no proxy's."""
+    direct = f"or name {host} in NO_PROXY"
+    if status == 407:
+        return (
+            "the proxy wants a login",
+            f"{proxy.variable}=http://user:password@host:port, {direct}",
+        )
+    if status in (403, 405):
+        return "the proxy does not let through", f"have the proxy allow it, {direct}"
+    if status in (502, 503, 504):
+        return "the proxy does not get through", f"correct STEPCLOCK_ENDPOINT, {direct}"
+    return None
+
+
+def _tunnel(
+    connection: socket.socket, proxy: Proxy, goal: tuple[str, int], took_s: Callable[[], float]
+) -> Finding:
+    """Have the proxy connect the socket with the gateway."""
+    named = f"{goal[0]}:{goal[1]}"
+    lines = [f"CONNECT {named} HTTP/1.1", f"Host: {named}"]
+    lines += [f"{name}: {value}" for name, value in proxy.headers.items()]
+    direct = f"correct {proxy.variable}, or name {goal[0]} in NO_PROXY"
+    try:
+        connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1"))
+        response = HTTPResponse(connection, method="CONNECT")
+        response.begin()
+    except (OSError, HTTPException, ValueError) as exc:
+        text = f"{proxy} does not answer as a proxy does: {exc!r}"
+        return Finding("tunnel", False, text, took_s(), direct)
+    if 200 <= response.status < 300:
+        return Finding("tunnel", True, f"the proxy lets through to {named}", took_s())
+    known = through_proxy(response.status, proxy, goal[0])
+    text, remedy = known or (f"{proxy} is no proxy for this", direct)
+    return Finding(
+        "tunnel", False, f"{text} to {named}: {response.status} {response.reason}", took_s(), remedy
+    )
 
 
 def _connected(found: list[Any], timeout_s: float) -> socket.socket:
@@ -87,7 +150,9 @@ def _connected(found: list[Any], timeout_s: float) -> socket.socket:
     raise problem
 
 
-def _not_connected(host: str, port: int, timeout_s: float, exc: OSError, took_s: float) -> Finding:
+def _not_connected(
+    host: str, port: int, timeout_s: float, exc: OSError, took_s: float, proxy_remedy: str
+) -> Finding:
     if isinstance(exc, ConnectionRefusedError):
         text = f"nothing listens on {host}:{port}"
         remedy = (
@@ -100,7 +165,7 @@ def _not_connected(host: str, port: int, timeout_s: float, exc: OSError, took_s:
     else:
         text = f"{host}:{port} can't be reached: {exc}"
         remedy = "look at the network of this machine and at STEPCLOCK_ENDPOINT (--endpoint)"
-    return Finding("connect", False, text, took_s, remedy)
+    return Finding("connect", False, text, took_s, proxy_remedy or remedy)
 
 
 def _handshake(

@@ -142,12 +142,7 @@ class Reads(Gateway):
     def _lines(self, path: str) -> Iterator[bytes]:
         """The lines of an answer as they come: some are larger than memory should be."""
         try:
-            connection = self._connect(_TIMEOUT_S)
-            headers = {"User-Agent": "stepclock-client"}
-            if self._token:
-                headers["Authorization"] = f"Bearer {self._token}"
-            connection.request("GET", self._path + path, None, headers)
-            response = connection.getresponse()
+            response = self._open("GET", path, None, {}, _TIMEOUT_S)
             if response.status != 200:
                 raise Failed(self._refusal(path, response.status, response.read(10_000)))
             yield from response
@@ -155,7 +150,7 @@ class Reads(Gateway):
         except (OSError, HTTPException, ValueError) as exc:
             self.close()
             raise Failed(
-                f"{self.endpoint} does not answer: {exc!r}; 'stepclock doctor' says more"
+                f"{self.endpoint} does not answer: {self._told(exc)}; 'stepclock doctor' says more"
             ) from exc
         except BaseException:
             self.close()  # what is unread must not stand before the next answer
