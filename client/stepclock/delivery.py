@@ -27,6 +27,8 @@ _MAX_BACKOFF_S = 60.0
 _TELL_AGAIN_S = 60.0
 _READ_AGAIN_S = 1.0
 
+_MORE = "'stepclock doctor' says more"
+
 #: Receipts that are asked for in one request, and how long the gateway may wait for them.
 _RECEIPTS = 32
 
@@ -163,13 +165,13 @@ class Delivery:
             self._tell(
                 str(status),
                 f"the gateway at {self._gateway.endpoint} does not take this run's metrics; they "
-                f"are kept in {self.folder}: {self.last_error}",
+                f"are kept in {self.folder}: {self.last_error}; {_MORE}",
             )
             return max(1.0, backoff_s)
         self._tell(
             "away",
             f"the gateway at {self._gateway.endpoint} can't be reached, the metrics are kept in "
-            f"{self.folder} meanwhile: {self.last_error}",
+            f"{self.folder} meanwhile: {self.last_error}; {_MORE}",
         )
         return max(backoff_s, (answer.retry_after_s or 0.0) * (1 + 0.25 * self._jitter()))
 

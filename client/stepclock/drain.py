@@ -95,7 +95,8 @@ class Drain:
         self.turns = self.begun
         fault = self._writer.fault
         if fault is not None:
-            self._warn("disk", f"the spool can't be written, rows are kept in memory: {fault}")
+            where = "set STEPCLOCK_SPOOL_DIR to a folder that takes them"
+            self._warn("disk", f"the spool can't be written, rows wait in memory: {fault}; {where}")
 
     def stop(self) -> None:
         """End the thread after one more turn."""

@@ -78,7 +78,7 @@ class Settings:
         *,
         forgiving: bool = True,
     ) -> Settings:
-        """The settings; `given` None means not given.
+        """The settings; `given` None or no text means not given.
 
         Raises ValueError for an argument that can't be. A variable that can't be is told and
         left out, since it must not end a job; not forgiving: it raises, too.
@@ -86,7 +86,7 @@ class Settings:
         values: dict[str, Any] = {}
         for each in fields(cls):
             argument = given.get(each.name)
-            if argument is not None:
+            if argument is not None and argument != "":
                 values[each.name] = _checked(each.name, argument, type(each.default))
                 continue
             variable = f"STEPCLOCK_{each.name.upper()}"
@@ -150,7 +150,7 @@ def _checked(name: str, value: Any, kind: type) -> Any:
         return check_endpoint(text)
     if name == "token":
         return _token(text)
-    return str(_whole(text)) if text else ""
+    return str(_whole(text))
 
 
 def _number(name: str, value: Any, kind: type) -> float:

@@ -31,7 +31,17 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """What it says, short."""
+        """What it says, short; of a gateway's document the sentence that is for people."""
+        if self.body.startswith(b"{"):
+            import json
+
+            try:
+                document = json.loads(self.body)
+            except ValueError:
+                document = {}
+            said = document.get("message") or document.get("detail")
+            if said:
+                return str(said)[:1000]
         return self.body[:300].decode("utf-8", "replace")
 
 

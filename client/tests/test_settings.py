@@ -98,6 +98,7 @@ def test_the_key_that_a_server_left_is_for_the_server_on_this_machine_only(tmp_p
         assert Settings.resolve({"endpoint": endpoint}, environ).token == "sk_abc_def"
     assert Settings.resolve({"endpoint": "https://example.org"}, environ).token is None
     assert Settings.resolve({"token": "mine"}, environ).token == "mine"
+    assert Settings.resolve({"token": ""}, environ).token == "sk_abc_def"
     assert Settings.resolve({}, {**environ, "STEPCLOCK_TOKEN": "set"}).token == "set"
     named = tmp_path / "token"
     named.write_text("from-file\n")

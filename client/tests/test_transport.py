@@ -95,6 +95,20 @@ def test_retry_after_is_read_in_seconds(value, seconds):
     assert Answer(429, {"retry-after": value}).retry_after_s == seconds
 
 
+@pytest.mark.parametrize(
+    ("body", "text"),
+    [
+        (b'{"code": "unauthorized", "message": "the key is not known"}', "the key is not known"),
+        (b'{"title": "x", "detail": "no such run"}', "no such run"),
+        (b'{"code": 1}', '{"code": 1}'),
+        (b"{not json", "{not json"),
+        (b"<h1>Bad Gateway</h1>", "<h1>Bad Gateway</h1>"),
+    ],
+)
+def test_what_an_answer_says_is_the_sentence_for_people_where_there_is_one(body, text):
+    assert Answer(400, {}, body).text == text
+
+
 def test_names_beyond_ascii_travel_in_headers(server, gateway):
     assert gateway.post("/write", b"1", {"Stepclock-Run": "rün".encode()}).status == 204
     assert server.seen[0][1]["Stepclock-Run"].encode("latin-1") == "rün".encode()

@@ -162,7 +162,7 @@ def _clock_finding(answer: Answer, local_s: float) -> Finding | None:
 
 
 def _write_finding(settings: Settings, answer: Answer, took_s: float) -> Finding:
-    said = _message(answer)
+    said = answer.text
     if 200 <= answer.status < 300 and "stepclock-receipt" in answer.headers:
         return Finding("write", True, "the log has the point", took_s)
     if 200 <= answer.status < 300:
@@ -211,10 +211,10 @@ def _settled_finding(
         answer = gateway.get(path, wait_s + 5.0)
         verdict = _document(answer)
         if answer.status == 503:
-            text = f"the log can't be asked what became of the point: {_message(answer)}"
+            text = f"the log can't be asked what became of the point: {answer.text}"
             return failed(text, "look at Kafka; the point itself is safe")
         if answer.status != 200:
-            text = f"receipts are not answered, {answer.status}: {_message(answer)}"
+            text = f"receipts are not answered, {answer.status}: {answer.text}"
             return failed(text, "look at the gateway's log; the point itself is safe")
         if verdict.get("settled"):
             break
@@ -249,7 +249,7 @@ def _read_finding(
     while True:
         answer = gateway.get(f"/api/v1/experiments/{EXPERIMENT}/series?{query}")
         if answer.status != 200:
-            text = f"the store can't be read, {answer.status}: {_message(answer)}"
+            text = f"the store can't be read, {answer.status}: {answer.text}"
             remedy = "look at the store and STEPCLOCK_INFLUX_URL of the gateway"
             return Finding("read", False, text, clock() - started, remedy)
         found = [mean for each in _document(answer).get("runs", ()) for mean in each["mean"]]
@@ -278,9 +278,3 @@ def _document(answer: Answer) -> dict[str, Any]:
     except ValueError:
         return {}
     return document if isinstance(document, dict) else {}
-
-
-def _message(answer: Answer) -> str:
-    """What a gateway says, in either of its dialects; else what is there."""
-    document = _document(answer)
-    return str(document.get("message") or document.get("detail") or answer.text)
