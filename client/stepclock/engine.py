@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -22,6 +23,11 @@ from stepclock.settings import Settings
 from stepclock.spool import SpoolWriter
 from stepclock.state import config_lines
 from stepclock.stream import Stream
+
+_log = logging.getLogger("stepclock")
+
+#: Seconds that the end of a run may take without a word.
+_PATIENCE_S = 3.0
 
 
 class Engine:
@@ -114,10 +120,21 @@ class Engine:
         left = max(0.0, deadline - time.monotonic())
         sender.leftovers.look_again()
         sender.hurry(left)
-        sender.wait_until(lambda: sender.idle and self.answered >= self.writer.lines, left)
+        if not sender.wait_until(self._all_settled, min(left, _PATIENCE_S)) and left > _PATIENCE_S:
+            left -= _PATIENCE_S
+            _log.warning(
+                "stepclock: waiting for the gateway, %.0f s more at most; Ctrl-C ends it, and what "
+                "is not sent stays in the spool",
+                left,
+            )
+            sender.wait_until(self._all_settled, left)
         sender.stop()
         # One that waits for an answer is left alone: it ends with the process.
         sender.thread.join(1.0 if sender.idle else 0.1)
+
+    def _all_settled(self) -> bool:
+        assert self.sender is not None
+        return self.sender.idle and self.answered >= self.writer.lines
 
     @property
     def answered(self) -> int:

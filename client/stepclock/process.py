@@ -51,6 +51,15 @@ def discard(run: Run) -> None:
     _runs.discard(run)
 
 
+def say(message: str) -> None:
+    """Tell good news: to the log, or, where nobody has set one up, to a person at a terminal."""
+    stderr = sys.stderr
+    if _log.hasHandlers():
+        _log.info(message)
+    elif stderr is not None and stderr.isatty():
+        stderr.write(f"{message}\n")
+
+
 def handle_signals() -> None:
     """Note signals from now on; in the main thread only, and not those that are ignored."""
     if threading.current_thread() is not threading.main_thread():
@@ -96,6 +105,8 @@ def _finish_all() -> None:
         try:
             # All of them together take no longer than one would.
             run.finish(timeout=max(0.5, run.finish_timeout - (time.monotonic() - began)))
+        except KeyboardInterrupt:  # it has been told, and the process ends
+            continue
         except Exception:
             _log.exception("stepclock: a run could not be finished")
 

@@ -57,6 +57,8 @@ class Receipt:
         told = f"{self.run}: {self.logged} logged, {self.stored} of {self.lines} lines stored"
         if self.missing:
             told += "".join(f", {count} {name}" for name, count in self.missing.items())
+        if self.ignored:
+            told += f", {self.ignored} values left out"
         if self.recovered:
             told += f"; {self.recovered} lines of earlier starts recovered"
         return told

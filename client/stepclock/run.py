@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 import os
+import sys
 import time
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -131,7 +132,10 @@ class Run:
             if self._settings.strict:
                 problems(values, step)
         except Exception as exc:
-            self._complain(f"log: {exc!r}")
+            kind = type(metrics)
+            known = hasattr(kind, "items")
+            why = exc if known else f"it takes names with their numbers, not {kind.__name__}"
+            self._complain(f"log: {why}")
             return
         if time_ns is None:
             engine.buffer.put((_now_ns(), step, values, False), count, row=True)
@@ -201,10 +205,21 @@ class Run:
         lost = self._unrecorded
         self._receipt = Receipt(run=self.id, state=state, logged=lost, rows_dropped=lost)
         if engine is not None:
-            engine.stop(state, reason, self._bound(timeout))
-            self._receipt = engine.receipt(state)
-            self._conclude(engine, self._receipt)
+            try:
+                engine.stop(state, reason, self._bound(timeout))
+            finally:  # Ctrl-C ends the waiting, and no more than that
+                self._receipt = engine.receipt(state)
+                self._conclude(engine, self._receipt)
         return self._receipt
+
+    def __repr__(self) -> str:
+        told = f"<stepclock run {self.id} of {self.experiment}, attempt {self.attempt}"
+        if self._receipt is not None:
+            return f"{told}, {self._receipt.state}>"
+        if not self._enabled:
+            return f"{told}, not recorded>"
+        where = self._settings.endpoint if self._settings.mode == "online" else "spool only"
+        return f"{told}, {where}>"
 
     def __enter__(self) -> Run:  # noqa: PYI034 -- typing.Self came with Python 3.11
         return self
@@ -229,7 +244,7 @@ class Run:
         """An exception ends the block or the program: the run failed, unless it says otherwise."""
         if isinstance(error, SystemExit) and not error.code:
             return
-        self._failure = f"{type(error).__name__}: {error}"[:1000]
+        self._failure = f"{type(error).__name__}: {error}"[:1000].removesuffix(": ")
         if self._settings.capture == "full":
             from stepclock.tags import traceback_of
 
@@ -318,6 +333,13 @@ class Run:
             engine.remove()
         if receipt.missing:
             _log.warning("stepclock: %s", receipt)
+        else:
+            import shlex
+
+            process.say(
+                f"stepclock: {receipt}, at {engine.stream.endpoint}; "
+                f"look at it with: stepclock tail {shlex.quote(receipt.run)}"
+            )
         if receipt.unsent or (engine.sender is not None and engine.sender.leftovers.left):
             self._tell_where()
         if self._settings.strict and (receipt.refused or receipt.dead or receipt.dropped):
@@ -379,6 +401,9 @@ def init(
             raise TypeError(f"init() has no argument {each}{hint}")
     resolved = Settings.resolve(settings)
     identity = identify(experiment, name, run_id, attempt, Path(resolved.spool_dir).parent)
+    if hasattr(sys, "ps1"):  # in a notebook a cell that is run again leaves its run behind
+        for other in process.active_runs():
+            _log.warning("stepclock: the run %s goes on beside it until its finish()", other.id)
     run = Run(
         identity,
         resolved,

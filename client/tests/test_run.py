@@ -1,3 +1,4 @@
+import io
 import itertools
 import multiprocessing
 import os
@@ -8,6 +9,7 @@ import textwrap
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from spools import all_lines, spooled
@@ -149,6 +151,101 @@ def test_rows_that_a_killed_start_left_do_not_hold_finish_either():
         assert time.monotonic() - began < 2
         assert receipt.recovered == 0
         assert steps() == [1]
+
+
+def test_ctrl_c_ends_the_wait_for_a_server_and_what_is_left_is_told():
+    done = script(
+        f"""
+        import threading
+        from stepclock import engine
+        engine._PATIENCE_S = 0.1
+        run = stepclock.init("e", endpoint="{DEAD}", finish_timeout=20)
+        run.log({{"loss": 1}}, 1)
+        run.flush(0.3)
+        import logging
+        class Handler(logging.StreamHandler):
+            def emit(self, record):
+                super().emit(record)
+                if "waiting" in record.getMessage():
+                    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+        logging.getLogger().addHandler(Handler())
+        began = time.monotonic()
+        try:
+            run.finish()
+        except KeyboardInterrupt:
+            sys.exit(0 if time.monotonic() - began < 10 else 1)
+        """
+    )
+    assert "Ctrl-C ends it, and what is not sent stays in the spool" in done.stderr
+    assert "1 logged, 0 of" in done.stderr
+    assert "send it with: stepclock sync" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert steps() == [1]
+
+
+def test_ctrl_c_at_the_end_of_the_program_ends_it_without_a_traceback():
+    program = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            f"""
+import stepclock
+from stepclock import engine
+engine._PATIENCE_S = 0.1
+stepclock.init("e", endpoint="{DEAD}", finish_timeout=20).log({{"loss": 1}}, 1)
+""",
+        ],
+        env={**os.environ, "PYTHONPATH": str(CLIENT), "STEPCLOCK_SYSTEM_INTERVAL": "0"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    with program:
+        told = ""
+        while "waiting for the gateway" not in told:
+            line = program.stderr.readline()
+            assert line, told
+            told += line
+        program.send_signal(signal.SIGINT)
+        told += program.communicate(timeout=10)[1]
+    assert "send it with: stepclock sync" in told
+    assert "Traceback" not in told
+    assert steps() == [1]
+
+
+def test_a_run_shows_itself_and_a_notebook_is_told_of_one_that_was_left_behind(monkeypatch, caplog):
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    left = begin(run_id="left")
+    assert repr(left) == "<stepclock run left of e, attempt 0, spool only>"
+    assert not caplog.messages
+    other = begin(run_id="other")
+    assert caplog.messages == ["stepclock: the run left goes on beside it until its finish()"]
+    left.finish()
+    other.finish()
+    assert repr(left) == "<stepclock run left of e, attempt 0, finished>"
+    assert "not recorded" in repr(begin(mode="disabled"))
+    online = begin(mode="online", endpoint=DEAD)
+    assert DEAD in repr(online)
+
+
+def test_good_news_goes_to_the_log_or_to_a_terminal_and_nowhere_else(monkeypatch, caplog):
+    class Screen(io.StringIO):
+        def __init__(self, *, live):
+            super().__init__()
+            self.isatty = lambda: live
+
+    screen, file = Screen(live=True), Screen(live=False)
+    monkeypatch.setattr(sys, "stderr", screen)
+    caplog.set_level("INFO", "stepclock")
+    process.say("stored")
+    assert caplog.messages == ["stored"]
+    assert screen.getvalue() == ""
+    monkeypatch.setattr(process, "_log", SimpleNamespace(hasHandlers=lambda: False))
+    process.say("stored")
+    assert screen.getvalue() == "stored\n"
+    for where in (file, None):
+        monkeypatch.setattr(sys, "stderr", where)
+        process.say("stored")
+    assert file.getvalue() == ""
 
 
 def test_the_end_of_the_program_finishes_the_run():
@@ -427,6 +524,7 @@ def test_nonsense_is_told_and_never_raises(metrics, caplog):
     run.finish()
     assert steps() == [2, 3]
     assert "log:" in caplog.text
+    assert f"it takes names with their numbers, not {type(metrics).__name__}" in caplog.text
 
 
 def test_flush_offline_means_in_the_spool():
@@ -452,6 +550,8 @@ def test_a_spool_that_can_not_be_written_is_told_and_counted(tmp_path, caplog):
     assert not run.flush(timeout=5)
     receipt = run.finish()
     assert "the spool can't be written" in caplog.text
+    assert "Not a directory" in caplog.text
+    assert "STEPCLOCK_SPOOL_DIR" in caplog.text
     assert receipt.dropped == receipt.lines > 0
     assert receipt.unsent == 0
 
