@@ -33,7 +33,9 @@ class Authority:
     def new(cls, folder):
         folder.mkdir(parents=True, exist_ok=True)
         made = cls(folder)
-        _run(folder / "ca.key", made.file, "authority", [])
+        # Python 3.13 takes none without a key usage.
+        usage = ["-addext", "keyUsage=critical,keyCertSign,cRLSign"]
+        _run(folder / "ca.key", made.file, "authority", usage)
         return made
 
     def sign(self, name):

@@ -1,5 +1,6 @@
 import io
 import socket
+import ssl
 import threading
 from collections import namedtuple
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,7 +10,7 @@ from gateways import WholeChain, said
 
 from stepclock.cli import doctor, examination
 from stepclock.cli.main import main
-from stepclock.cli.reach import Finding, reach
+from stepclock.cli.reach import Finding, _of_certificate, reach
 from stepclock.cli.terminal import Terminal
 from stepclock.settings import Settings
 from stepclock.transport import Answer
@@ -280,6 +281,15 @@ def test_authorities_that_can_not_be_read_are_told_by_their_setting(strange, tmp
     finding = last(f"https://{strange}", str(tmp_path / "none.pem"))
     assert not finding.ok
     assert "STEPCLOCK_CA_FILE" in finding.remedy
+
+
+def test_a_certificate_that_is_refused_for_its_form_is_told_as_that():
+    error = ssl.SSLCertVerificationError()
+    error.verify_code = 92  # as Python 3.13 gets it
+    error.verify_message = "CA cert does not include key usage extension"
+    text, remedy = _of_certificate(error, "h", "ca.pem")
+    assert "does not include key usage" in text
+    assert "keyUsage=critical,keyCertSign" in remedy
 
 
 def test_the_command_prints_its_diagnosis_and_never_the_key(strange, capsys, monkeypatch):

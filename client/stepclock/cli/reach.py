@@ -15,6 +15,7 @@ from stepclock.proxy import Proxy, proxy_for
 
 # Of OpenSSL's x509_vfy.h.
 _NOT_YET_VALID, _EXPIRED, _OTHER_HOST, _OTHER_ADDRESS = 9, 10, 62, 64
+_FORM = range(80, 94)  # all that RFC 5280 asks for, which Python checks from 3.13 on
 
 
 @dataclass(frozen=True)
@@ -203,6 +204,11 @@ def _of_certificate(
         return (
             f"the certificate is not valid now: {exc.verify_message}",
             "renew the server's STEPCLOCK_TLS_CERT_FILE, or set this machine's clock",
+        )
+    if code in _FORM:
+        return (
+            f"the certificate or its authority's has not the form it needs: {exc.verify_message}",
+            "make them anew, the authority's with keyUsage=critical,keyCertSign",
         )
     known = f"the authorities in {ca_file}" if ca_file else "the authorities that this system knows"
     return (
