@@ -46,8 +46,12 @@ class Delivery:
         acked: dict[int, int] | None = None,
         now: Callable[[], float] = time.monotonic,
         jitter: Callable[[], float] | None = None,
+        durable: bool = False,
     ) -> None:
-        """Raises OSError if another process sends this stream."""
+        """Raises OSError if another process sends this stream.
+
+        durable: what a number means is on the disk before it is sent.
+        """
         self.stream = stream
         self.folder = folder
         self.journal = Journal(folder, memory)
@@ -55,6 +59,7 @@ class Delivery:
         self.limited = 0
         self.retry_after_s = 0.0
         self._acked = acked
+        self._durable = durable
         self._gateway = gateway
         self._now = now
         self._jitter = jitter or _chance
@@ -87,6 +92,8 @@ class Delivery:
         self._tell_lost(lost)
         if not lines:
             return 0.0
+        if self._durable:
+            self._force_journal()
         journal.totals.requests += 1
         answer = self._post(body, lines)
         return self._follow(body, lines, answer)
@@ -117,6 +124,15 @@ class Delivery:
             self._tell("dead", f"the store refused {dead} lines; dead letters keep them")
         self.journal.settle(sequences, dead)
         return True
+
+    def _force_journal(self) -> None:
+        from stepclock.durable import force
+
+        try:
+            force(self.folder / "journal.jsonl")
+            force(self.folder)
+        except OSError as exc:
+            self._tell("fsync", f"the journal can't be forced to the disk: {exc}")
 
     def _post(self, body: Body, lines: list[bytes]) -> Answer:
         data = b"\n".join(lines)

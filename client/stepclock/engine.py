@@ -77,7 +77,12 @@ class Engine:
                 _sampler(identity) if settings.system_interval and _samples() else None,
                 settings.system_interval,
             )
-        for each in (self.drain, self.sender, self.observer):
+        self.durability = None
+        if settings.fsync:
+            from stepclock.durable import Durability
+
+            self.durability = Durability(self.writer.folder, settings.fsync)
+        for each in (self.drain, self.sender, self.observer, self.durability):
             if each is not None:
                 each.thread.start()
 
@@ -114,9 +119,14 @@ class Engine:
         self.drain.ending = state, reason
         self.drain.stop()
         self.drain.thread.join(max(0.0, deadline - time.monotonic()))
-        sender = self.sender
-        if sender is None:
-            return
+        if self.durability is not None:
+            self.durability.stop()
+        if self.sender is not None:
+            self._send_all(self.sender, deadline)
+        if self.durability is not None:
+            self.durability.thread.join(max(0.0, deadline - time.monotonic()))
+
+    def _send_all(self, sender: Sender, deadline: float) -> None:
         left = max(0.0, deadline - time.monotonic())
         sender.leftovers.look_again()
         sender.hurry(left)

@@ -44,7 +44,13 @@ class Sender:
         self._now = now
         self._gateway = gateway or Gateway(settings.endpoint, settings.token, settings.ca_file)
         self._own = Delivery(
-            writer.folder, stream, self._gateway, writer.memory, acked=writer.acked, now=now
+            writer.folder,
+            stream,
+            self._gateway,
+            writer.memory,
+            acked=writer.acked,
+            now=now,
+            durable=settings.fsync > 0,
         )
         self._deliveries = {stream.name: self._own}
         #: Of earlier starts of the run; they wait for all of the above.
@@ -222,7 +228,13 @@ class Sender:
             folder = spool / name
             try:
                 stream = Stream.read(folder)
-                self._deliveries[name] = Delivery(folder, stream, self._gateway, now=self._now)
+                self._deliveries[name] = Delivery(
+                    folder,
+                    stream,
+                    self._gateway,
+                    now=self._now,
+                    durable=self._settings.fsync > 0,
+                )
             except (OSError, ValueError):  # not whole yet, or sent by another
                 continue
 

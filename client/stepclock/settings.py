@@ -46,7 +46,8 @@ class Settings:
     may sign its certificate; unset: the system's. mode: `online` sends, `offline` keeps all in
     the spool until it is synced, `disabled` does nothing. ranks: whether rank `zero` alone or
     `all` log. spool_dir: where rows lie until they are acknowledged. flush_interval: seconds
-    after which a row is in the spool. send_interval: seconds between two requests while little
+    after which a row is in the spool. fsync: seconds between two times that the disk is made to
+    have it, 0 to leave that to the system. send_interval: seconds between two requests while little
     comes. max_memory: bytes of rows that wait in memory. max_spool: bytes of the spool on disk;
     beyond it the oldest rows are dropped and counted. system_interval: seconds between two
     samples of the machine, 0 for none. heartbeat_interval: seconds between two lines that say
@@ -61,6 +62,7 @@ class Settings:
     ranks: str = "zero"
     spool_dir: str = ""
     flush_interval: float = 0.1
+    fsync: float = 0.0
     send_interval: float = 1.0
     max_memory: int = 64 * _MIB
     max_spool: int = 2048 * _MIB
@@ -163,7 +165,7 @@ def _number(name: str, value: Any, kind: type) -> float:
         raise ValueError(f"{name} must be {unit}, not {value!r}")
     if name == "flush_interval":
         return min(max(number, 0.01), 0.5)  # a signal leaves little more than that
-    if name == "send_interval":
+    if name == "send_interval" or (name == "fsync" and number):
         return max(number, 0.01)
     return number
 
