@@ -14,7 +14,7 @@ from typing import Callable
 from stepclock.buffer import Buffer
 from stepclock.drain import Drain
 from stepclock.identity import Identity
-from stepclock.journal import Totals, totals_of
+from stepclock.journal import totals_of
 from stepclock.observer import Observer
 from stepclock.receipt import Receipt
 from stepclock.segment import is_locked, remove
@@ -23,6 +23,7 @@ from stepclock.settings import Settings
 from stepclock.spool import SpoolWriter
 from stepclock.state import config_lines
 from stepclock.stream import Stream
+from stepclock.tally import Totals
 
 _log = logging.getLogger("stepclock")
 

@@ -10,17 +10,18 @@ is sent again, which is harmless, and not as a part of the ledger.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from dataclasses import asdict, astuple, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Callable
 
 from stepclock.body import Body
 from stepclock.chunk import CLASSES, MAX_BYTES, MAX_LINES, chunks, damaged_lines
 from stepclock.entries import Entries
 from stepclock.portion import portion
 from stepclock.segment import is_locked, lock, read_segment, segment_numbers, segment_path
+from stepclock.tally import Tally, Totals
 
 #: A chunk is at most half of it, so that a whole one is in it, or none is there.
 _WINDOW = 2 * MAX_BYTES + 4096
@@ -32,60 +33,56 @@ _LONG = 1024 * 1024
 _log = logging.getLogger("stepclock")
 
 
-@dataclass
-class Totals:
-    """Lines by what became of them; each line of a body ends in one of them."""
-
-    cut: int = 0
-    acknowledged: int = 0
-    refused: int = 0
-    lost: int = 0
-    stored: int = 0
-    dead: int = 0
-    requests: int = 0
-
-
-@dataclass
 class Journal:
     """The journal of one stream. Raises OSError if another process sends the stream.
 
-    sending: False only to look at it, beside a process that may be sending.
-
     memory: the segments that the run keeps in memory, if it is this process that writes them.
     It has told nobody of the stream yet, and a lock that the disk has no room for comes later.
+    sending: False only to look at it, beside a process that may be sending.
     """
 
-    folder: Path
-    memory: dict[int, bytes] | None = None
-    sending: bool = True
-    totals: Totals = field(default_factory=Totals)
-    pending: list[Body] = field(default_factory=list)
-    #: sequence -> receipt and lines of what is acknowledged and not yet known to be stored
-    unsettled: dict[int, tuple[str, int]] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        self._segment = 0
-        self._offset = 0
-        self._next_sequence = 0
-        self._next_line: int | None = 0  # None: not known
-        self._last_cut = 0, 0
-        self._lock_fd: int | None = None
-        self._entries = Entries(self.folder / "journal.jsonl")
+    def __init__(
+        self, folder: Path, memory: dict[int, bytes] | None = None, *, sending: bool = True
+    ) -> None:
+        self.folder = folder
+        #: Why the last entry is not in the file; None while the disk takes them.
         self.fault: OSError | None = None
-        #: Whether numbers are known to mean what they meant when they were first sent.
-        self.trusted = True
         #: Whether the last cut left lines behind because they were too many for it.
         self.more = False
-        self._memory = {} if self.memory is None else self.memory
-        sent_before = (self.folder / "sender.lock").exists()
-        if self.sending and self.folder.exists():
+        self._memory = {} if memory is None else memory
+        self._sending = sending
+        self._tally = Tally()
+        self._entries = Entries(folder / "journal.jsonl")
+        self._lock_fd: int | None = None
+        sent_before = (folder / "sender.lock").exists()
+        if sending and folder.exists():
             try:
                 self.relock()
             except OSError as exc:
-                if self.memory is None or isinstance(exc, BlockingIOError):
+                if memory is None or isinstance(exc, BlockingIOError):
                     raise
                 self.fault = exc
         self._load(sent_before=sent_before)
+
+    @property
+    def totals(self) -> Totals:
+        """Lines by what became of them."""
+        return self._tally.totals
+
+    @property
+    def pending(self) -> list[Body]:
+        """What has a number and is not answered for, in order."""
+        return self._tally.pending
+
+    @property
+    def unsettled(self) -> dict[int, tuple[str, int]]:
+        """By number, receipt and lines of what is acknowledged and not known to be stored."""
+        return self._tally.unsettled
+
+    @property
+    def trusted(self) -> bool:
+        """Whether numbers are known to mean what they meant when they were first sent."""
+        return self._tally.trusted
 
     def close(self) -> None:
         """Let others send the stream."""
@@ -128,19 +125,20 @@ class Journal:
         if found is None:
             return False
         number, data = found
-        cut = portion(data, self._next_line, max_lines, max_bytes)
+        cut = portion(data, self._tally.next_line, max_lines, max_bytes)
         lost, end = cut.lost, cut.end
         self.more = cut.more
         if not cut.lines:
             # Behind the last whole chunk there may be one that was whole once.
             if not is_locked(self.folder / "writer.lock"):
-                lost, end = damaged_lines(data, self._next_line), len(data)
+                lost, end = damaged_lines(data, self._tally.next_line), len(data)
             if not lost:
                 return False
         names = [name for name in CLASSES if name in cut.lines]
+        first, start = self._tally.next_sequence, self._tally.offset
         entry = {
-            "cut": [number, self._offset, self._offset + end],
-            "bodies": {n: [self._next_sequence + i, cut.lines[n]] for i, n in enumerate(names)},
+            "cut": [number, start, start + end],
+            "bodies": {name: [first + i, cut.lines[name]] for i, name in enumerate(names)},
             "lost": lost,
             "next": cut.next_line,
         }
@@ -165,6 +163,7 @@ class Journal:
     def acknowledge(self, body: Body, refused: int, receipt: str | None) -> None:
         """The server has answered for a body: it took all lines but `refused`."""
         self._enter({"ack": body.sequence, "refused": refused, "receipt": receipt})
+        self._remove_if_done(body.segment)
 
     def lose(self, body: Body, left: int) -> None:
         """So many lines of a body are left; none: it is done with.
@@ -179,9 +178,8 @@ class Journal:
 
         A number's content is fixed by the server taking it, and this one was refused as a whole.
         """
-        self._enter(
-            {"split": body.sequence, "at": body.lines // 2, "rest": self._next_sequence},
-        )
+        rest = self._tally.next_sequence
+        self._enter({"split": body.sequence, "at": body.lines // 2, "rest": rest})
 
     def settle(self, sequences: list[int], dead: int) -> None:
         """The store holds what these numbers were acknowledged for, but for `dead` lines."""
@@ -210,18 +208,19 @@ class Journal:
 
         Of the last segment that may be no whole chunk.
         """
+        tally = self._tally
         while True:
-            later = [number for number in self._numbers() if number > self._segment]
-            where = self.folder, self._segment, self._memory, self._offset
+            later = [number for number in self._numbers() if number > tally.segment]
+            where = self.folder, tally.segment, self._memory, tally.offset
             data = read_segment(*where, _WINDOW) or b""
             if len(data) == _WINDOW and not any(chunks(data)):  # damaged at length
                 data = read_segment(*where, _SEGMENT) or b""
             if any(chunks(data)) or (data and not later):
-                return self._segment, data
+                return tally.segment, data
             if not later:
                 return None
             # No segment is written to once there is a later one: this one is read to its end.
-            done, self._segment, self._offset = self._segment, later[0], 0
+            done, tally.segment, tally.offset = tally.segment, later[0], 0
             self._remove_if_done(done)
 
     def _numbers(self) -> list[int]:
@@ -229,16 +228,12 @@ class Journal:
 
     def _remove_if_done(self, segment: int) -> None:
         """A segment is deleted once all of it is numbered and every number answered for."""
-        if (
-            self.sending
-            and segment < self._segment
-            and not any(body.segment == segment for body in self.pending)
-        ):
+        if segment >= self._tally.segment or not self._sending:
+            return
+        if not any(body.segment == segment for body in self.pending):
             self._memory.pop(segment, None)
-            try:
+            with contextlib.suppress(OSError):
                 segment_path(self.folder, segment).unlink()
-            except OSError:
-                return
 
     def _enter(self, entry: dict[str, Any]) -> None:
         """Write down what is about to be so, and take it as so."""
@@ -251,110 +246,33 @@ class Journal:
         except OSError as exc:
             # The process itself goes on; only its successor would number the lines anew.
             self.fault = exc
-        self._apply(entry)
+        self._tally.follow(entry)
 
     def _begin_anew(self) -> None:
         """Replace the journal by one entry that says where it has come to. Raises OSError."""
-        self._entries.replace(
-            {
-                "state": [self._segment, self._offset, self._next_sequence],
-                "next": self._next_line,
-                "trusted": self.trusted,
-                "totals": asdict(self.totals),
-                "unsettled": [[number, *told] for number, told in self.unsettled.items()],
-                "pending": [astuple(body) for body in self.pending],
-            }
-        )
-
-    def _apply(self, entry: dict[str, Any]) -> None:
-        if "cut" in entry:
-            segment, start, end = entry["cut"]
-            self._segment, self._offset = segment, end
-            self._last_cut = segment, start
-            self._next_line = entry["next"]
-            self.totals.lost += entry["lost"]
-            self.totals.cut += entry["lost"]
-            for name, (sequence, lines) in entry["bodies"].items():
-                self.pending.append(Body(sequence, name, segment, start, end, 0, lines, lines))
-                self.totals.cut += lines
-                self._next_sequence = max(self._next_sequence, sequence + 1)
-        elif "ack" in entry:
-            body = self._answered(entry["ack"])
-            taken = body.lines - entry["refused"]
-            self.totals.acknowledged += taken
-            self.totals.refused += entry["refused"]
-            if taken and entry["receipt"]:
-                self.unsettled[body.sequence] = entry["receipt"], taken
-            self._remove_if_done(body.segment)
-        elif "lost" in entry:
-            self._lose(entry["lost"], entry["left"])
-        elif "split" in entry:
-            self._halve(entry["split"], entry["at"], entry["rest"])
-        elif "settled" in entry:
-            for sequence in entry["settled"]:
-                self.totals.stored += self.unsettled.pop(sequence, ("", 0))[1]
-            self.totals.stored -= entry["dead"]
-            self.totals.dead += entry["dead"]
-        elif "forgotten" in entry:
-            for sequence in entry["forgotten"]:
-                self.unsettled.pop(sequence, None)
-        elif "state" in entry:
-            self._segment, self._offset, self._next_sequence = entry["state"]
-            self._next_line, self.trusted = entry["next"], entry["trusted"]
-            self.totals = Totals(**entry["totals"])
-            self.unsettled = {number: (told, lines) for number, told, lines in entry["unsettled"]}
-            self.pending = [Body(*each) for each in entry["pending"]]
-            self._last_cut = self._segment, self._offset
-            for body in self.pending:  # all of one cut
-                self._last_cut = body.segment, body.start
-
-    def _halve(self, sequence: int, at: int, rest: int) -> None:
-        index = self._index(sequence)
-        self.pending[index : index + 1] = self.pending[index].halves(at, rest)
-        self._next_sequence = max(self._next_sequence, rest + 1)
-
-    def _lose(self, sequence: int, left: int) -> None:
-        body = self.pending[self._index(sequence)]
-        self.totals.lost += body.lines - left
-        if left:
-            self.pending[self._index(sequence)] = body.with_only(left)
-        else:
-            self._answered(sequence)
-
-    def _answered(self, sequence: int) -> Body:
-        return self.pending.pop(self._index(sequence))
-
-    def _index(self, sequence: int) -> int:
-        return next(i for i, body in enumerate(self.pending) if body.sequence == sequence)
+        self._entries.replace(self._tally.as_entry())
 
     def _load(self, *, sent_before: bool) -> None:
         for entry in self._entries.read():
             try:
-                self._apply(entry)
+                self._tally.follow(entry)
             except (ValueError, KeyError, TypeError, StopIteration):  # it follows from one before
                 self._entries.damaged = True
         gone = sent_before and not self._entries.path.exists() and bool(self._numbers())
-        if self._lock_fd is not None:
-            if self._entries.damaged or gone:
-                self._distrust()
+        if self._lock_fd is None:
+            return
+        steps: list[Callable[[], None]] = [self._entries.cut_off]
+        if self._entries.damaged or gone:
+            self._tally.distrust()
+            _log.warning("stepclock: %s", self.doubt)
+            steps.insert(0, self._begin_anew)
+        for step in steps:
             try:
-                self._entries.cut_off()
+                step()
             except OSError as exc:
                 self.fault = exc
-
-    def _distrust(self) -> None:
-        """Begin anew with the last lines that were numbered: before, all were answered for."""
-        totals = self.totals
-        self.pending = []
-        totals.cut = totals.acknowledged + totals.refused + totals.lost
-        self._segment, self._offset = self._last_cut
-        self._next_line = None
-        self.trusted = False
-        _log.warning("stepclock: %s", self.doubt)
-        try:
-            self._begin_anew()
-        except OSError as exc:
-            self.fault = exc
+        for number in self._numbers():
+            self._remove_if_done(number)
 
 
 def totals_of(folder: Path) -> Totals:

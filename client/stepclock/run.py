@@ -15,13 +15,13 @@ from typing import Any
 from stepclock import process
 from stepclock.engine import Engine, at_end_of_worker, is_sent
 from stepclock.identity import Identity, identify, stream_name
-from stepclock.journal import Totals
 from stepclock.receipt import Receipt, Stats
 from stepclock.rows import problems
 from stepclock.scalars import PLAIN, snapshot, width
 from stepclock.settings import Settings, nearest
 from stepclock.state import config_lines, event_line
 from stepclock.stream import Stream
+from stepclock.tally import Totals
 
 _log = logging.getLogger("stepclock")
 

@@ -10,12 +10,12 @@ from typing import Callable
 
 from stepclock.chunk import MAX_LINES
 from stepclock.delivery import Delivery
-from stepclock.journal import Totals
 from stepclock.leftovers import Leftovers
 from stepclock.segment import remove
 from stepclock.settings import Settings
 from stepclock.spool import SpoolWriter
 from stepclock.stream import Stream
+from stepclock.tally import Totals
 from stepclock.transport import Gateway
 
 _log = logging.getLogger("stepclock")
