@@ -15,10 +15,10 @@ import sys
 import threading
 import time
 from types import FrameType, TracebackType
-from typing import TYPE_CHECKING, Any, Callable
+from typing import Any, Callable, Protocol
 
-if TYPE_CHECKING:
-    from stepclock.run import Run
+from stepclock.engine import Engine
+from stepclock.receipt import Receipt
 
 _log = logging.getLogger("stepclock")
 
@@ -28,17 +28,44 @@ _SEND_S = 3.0
 
 _POLL_S = 0.01
 
-_runs: set[Run] = set()
+
+class ActiveRun(Protocol):
+    """As much of a run as its process has to do with."""
+
+    engine: Engine | None
+
+    @property
+    def id(self) -> str:
+        """Its name."""
+
+    @property
+    def finish_timeout(self) -> float:
+        """Seconds that `finish` takes at most by itself."""
+
+    def finish(self, *, timeout: float | None = None) -> Receipt:
+        """End it, in so many seconds."""
+
+    def on_failure(self, error: BaseException) -> None:
+        """An exception ends the program."""
+
+    def on_forked(self) -> None:
+        """It is in a forked child now."""
+
+    def expect_workers(self) -> None:
+        """Children may log into it."""
+
+
+_runs: set[ActiveRun] = set()
 _previous: dict[int, Any] = {}
 _noting: list[bool] = []
 
 
-def active_runs() -> list[Run]:
+def active_runs() -> list[ActiveRun]:
     """The runs of this process that are not finished."""
     return list(_runs)
 
 
-def add(run: Run) -> None:
+def add(run: ActiveRun) -> None:
     """Look after a run from now on."""
     if not _noting:
         _noting.append(True)
@@ -46,7 +73,7 @@ def add(run: Run) -> None:
     _runs.add(run)
 
 
-def discard(run: Run) -> None:
+def discard(run: ActiveRun) -> None:
     """A run is finished."""
     _runs.discard(run)
 
