@@ -6,6 +6,7 @@ from adapters.kafka_admin import KafkaAdmin, TopicDescription, TopicSpec
 from adapters.kafka_connection import KafkaConnection
 from adapters.kafka_progress import KafkaProgress
 from adapters.kafka_publisher import KafkaPublisher
+from adapters.kafka_range import KafkaRange
 from adapters.kafka_reader import KafkaReader
 from adapters.kafka_source import KafkaSource
 
@@ -14,6 +15,7 @@ __all__ = [
     "KafkaConnection",
     "KafkaProgress",
     "KafkaPublisher",
+    "KafkaRange",
     "KafkaReader",
     "KafkaSource",
     "TopicDescription",

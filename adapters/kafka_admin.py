@@ -17,7 +17,8 @@ from adapters.kafka_client import (
     unavailable_if_any,
 )
 from adapters.kafka_connection import KafkaConnection
-from schemas.log import LogUnavailable, TopicPartition
+from schemas.log import LogUnavailable, RecordRefused, TopicPartition
+from schemas.log_range import LogRange
 
 #: Halvings of a span of time: enough for a thousandth of it.
 _BISECTIONS = 10
@@ -169,6 +170,41 @@ class KafkaAdmin:
             starts = admin.list_partition_offsets(dict.fromkeys(named, OffsetSpec.EARLIEST))
             ends = admin.list_partition_offsets(dict.fromkeys(named, OffsetSpec.LATEST))
         return {from_library(p): (starts[p].offset, ends[p].offset) for p in named}
+
+    def ranges_since(
+        self, topics: Iterable[str], since_ms: int | None
+    ) -> dict[TopicPartition, LogRange]:
+        """What each partition of these topics holds now of what was written since then.
+
+        A range begins at the first record whose time, which its writer gave it, is since_ms
+        (Unix time) or later; None means the first that is there. Raises RecordRefused for a
+        topic that does not exist.
+        """
+        wanted = list(topics)
+        counts = self.partition_counts(wanted)
+        for topic in wanted:
+            if topic not in counts:
+                raise RecordRefused(f"no topic {topic!r}")
+        named = [to_library(TopicPartition(t, p)) for t in wanted for p in range(counts[t])]
+        if not named:
+            return {}
+        with unavailable_if_any("looking up times"):
+            admin = self._connected()
+            starts = admin.list_partition_offsets(dict.fromkeys(named, OffsetSpec.EARLIEST))
+            found = admin.list_partition_offsets(dict.fromkeys(named, since_ms or 0))
+            # Last: what comes meanwhile lies within the range, not before it.
+            ends = admin.list_partition_offsets(dict.fromkeys(named, OffsetSpec.LATEST))
+        ranges = {}
+        for partition in named:
+            start, end = starts[partition].offset, ends[partition].offset
+            first = found[partition]  # its offset is -1 where nothing was written since
+            cut = since_ms is not None and 0 < first.offset == start and first.timestamp > since_ms
+            if since_ms is not None:
+                start = first.offset if first.offset >= 0 else end
+            ranges[from_library(partition)] = LogRange(
+                start, max(start, end), max(0, first.timestamp), cut
+            )
+        return ranges
 
     def written_ms(
         self, offsets: Mapping[TopicPartition, int], *, since_ms: int, until_ms: int

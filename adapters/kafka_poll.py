@@ -19,6 +19,18 @@ class Change(Enum):
     LOST = auto()
 
 
+def forget_used_up(consumer: Any) -> None:
+    """Do before each poll of a consumer whose partitions are paused and resumed.
+
+    What was fetched of a partition before it was paused comes back, once it is resumed, where no
+    other partition's records are in line. The library leaves those that are used up standing
+    there, and then the resumed partition would give nothing for ever.
+    """
+    fetcher = consumer._fetcher  # noqa: SLF001  there is no public way
+    if not fetcher._next_partition_records:  # noqa: SLF001
+        fetcher._next_partition_records = None  # noqa: SLF001
+
+
 class PollThread:
     """A thread that polls on demand, beside the one that asked and serves the callbacks.
 
@@ -64,18 +76,13 @@ class PollThread:
 
     def _run(self) -> None:
         coordinator = self._consumer._coordinator  # noqa: SLF001  there is no public way
-        fetcher = self._consumer._fetcher  # noqa: SLF001
         while (timeout_ms := self._asked.get()) is not None:
             # A poll whose time is up leaves a join in flight for the next one to finish. Where
             # new metadata was the reason to join, the library has forgotten it by then, waits
             # for the join no more, and sends no heartbeats: out of the group for good.
             if coordinator.rebalance_in_progress():
                 coordinator.request_rejoin()
-            # What was fetched of a partition before it was paused comes back, once it is resumed,
-            # where no other partition's records are in line. The library leaves those that are
-            # used up standing there, and then the resumed partition would give nothing for ever.
-            if not fetcher._next_partition_records:  # noqa: SLF001  there is no public way
-                fetcher._next_partition_records = None  # noqa: SLF001
+            forget_used_up(self._consumer)
             try:
                 self._answers.put(_Result(self._consumer.poll(timeout_ms=timeout_ms), None))
             except BaseException as exc:  # noqa: BLE001  raised on the thread that asked

@@ -22,6 +22,7 @@ from schemas.log import (
     RecordRefused,
     TopicPartition,
 )
+from schemas.log_range import LogRange, RangeProgress
 
 MAX_RECORD_BYTES = 1_000_000
 
@@ -78,6 +79,35 @@ class MemoryLog:
 
     def progress(self, topic: str, group: str = "workers") -> MemoryProgress:
         return MemoryProgress(self, topic, group)
+
+    def ranges_since(
+        self, topics: Iterable[str], since_ms: int | None
+    ) -> dict[TopicPartition, LogRange]:
+        """As KafkaAdmin finds them."""
+        wanted = list(topics)
+        for topic in wanted:
+            if topic not in self._partitions:
+                raise RecordRefused(f"no topic {topic!r}")
+        ranges = {}
+        with self._changed:
+            for partition in (p for p in self._records if p.topic in wanted):
+                start, end = self._starts[partition], self._end(partition)
+                late = [r for r in self._records[partition] if r.timestamp_ms >= (since_ms or 0)]
+                first_ms = late[0].timestamp_ms if late else 0
+                first = late[0].offset if late else end
+                cut = since_ms is not None and 0 < first == start and first_ms > since_ms
+                first = start if since_ms is None else first
+                ranges[partition] = LogRange(first, end, first_ms, cut)
+        return ranges
+
+    def range(
+        self,
+        ranges: Mapping[TopicPartition, LogRange],
+        on_end: Callable[[], None],
+        *,
+        max_poll_records: int = 500,
+    ) -> MemoryRange:
+        return MemoryRange(self, ranges, on_end, max_poll_records=max_poll_records)
 
     def records(self, topic: str) -> list[Record]:
         """What the topic holds, by partition and offset."""
@@ -334,6 +364,76 @@ class MemorySource:
             taken = self._log._records[partition][first : first + room]
             records += taken
             self._owned[partition] += len(taken)
+        return records
+
+
+class MemoryRange:
+    """schemas.log_range.RangeSource."""
+
+    def __init__(
+        self,
+        log: MemoryLog,
+        ranges: Mapping[TopicPartition, LogRange],
+        on_end: Callable[[], None],
+        *,
+        max_poll_records: int = 500,
+    ) -> None:
+        self.progress = RangeProgress(ranges)
+        self._log = log
+        self._on_end: Callable[[], None] | None = on_end
+        self._max_poll_records = max_poll_records
+        self._listener: RebalanceListener | None = None
+        self._assigned = False
+        self._paused: set[TopicPartition] = set()
+
+    def subscribe(self, topics: Collection[str], listener: RebalanceListener) -> None:
+        del topics
+        self._listener = listener
+
+    def poll(self, timeout_s: float) -> list[Record]:
+        del timeout_s  # the fake answers at once
+        if self._listener is None:
+            raise RuntimeError("BUG: poll before subscribe")
+        if self._log.away:
+            return []
+        if not self._assigned:
+            self._assigned = True
+            self._listener.on_assigned(self.progress.unread)
+        with self._log._changed:
+            records = self._take()
+        self.progress.gave(records)
+        if self.progress.finished and self._on_end is not None:
+            on_end, self._on_end = self._on_end, None
+            on_end()
+        return records
+
+    def commit(self, next_offsets: Mapping[TopicPartition, int]) -> None:
+        self.progress.settle(next_offsets)
+
+    def committed(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int | None]:
+        return {p: self.progress.mark(p) for p in partitions}
+
+    def pause(self, partitions: Collection[TopicPartition]) -> None:
+        self._paused.update(partitions)
+
+    def resume(self, partitions: Collection[TopicPartition]) -> None:
+        self._paused.difference_update(partitions)
+
+    def end_offsets(self, partitions: Iterable[TopicPartition]) -> dict[TopicPartition, int]:
+        return {p: self.progress.end(p) for p in partitions}
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+    def _take(self) -> list[Record]:
+        records: list[Record] = []
+        for partition in sorted(self.progress.unread - self._paused):
+            if self.progress.position(partition) < self._log._starts[partition]:
+                self.progress.lost(partition, self._log._starts[partition])
+            room = self._max_poll_records - len(records)
+            first, end = self.progress.position(partition), self.progress.end(partition)
+            found = self._log._records[partition]
+            records += [r for r in found if first <= r.offset < end][:room]
         return records
 
 
