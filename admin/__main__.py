@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import typer
-from pydantic import ValidationError
-from pydantic_settings import SettingsError
 from rich.console import Console
 
-from adapters.settings import CommonSettings, problems, unknown_variables
 from admin import dlq, keys
+from admin.backfill import backfill_command
 from admin.check_config import check_config_command
+from admin.chosen_settings import chosen_settings
 from admin.demo import demo_command
 from admin.lag import lag_command
 from admin.ledger import ledger_command
@@ -45,6 +43,9 @@ app.command("lag", epilog="Example: stepclock-server lag --watch")(lag_command)
 app.command("ledger", epilog="Example: stepclock-server ledger r12 --experiment resnet50")(
     ledger_command
 )
+app.command("backfill", epilog="Example: stepclock-server backfill --view steps --from 7d")(
+    backfill_command
+)
 app.command("check-config", epilog="Example: stepclock-server check-config --connect")(
     check_config_command
 )
@@ -65,7 +66,7 @@ def serve(
     """Run all of it in one process, on SQLite: one machine, a laptop, CI."""
     from embedded.serve import run  # noqa: PLC0415 - each command loads only what it runs
 
-    settings = _settings(ServeSettings, host=host, port=port, data_dir=data_dir)
+    settings = chosen_settings(ServeSettings, host=host, port=port, data_dir=data_dir)
     raise typer.Exit(_run(lambda: run(settings)))
 
 
@@ -74,7 +75,7 @@ def gateway(host: Host = None, port: Port = None) -> None:
     """Run the HTTP gateway: takes metrics, publishes them to Kafka."""
     from ingest.__main__ import run  # noqa: PLC0415 - each command loads only what it runs
 
-    settings = _settings(GatewaySettings, host=host, port=port)
+    settings = chosen_settings(GatewaySettings, host=host, port=port)
     raise typer.Exit(_run(lambda: run(settings)))
 
 
@@ -98,7 +99,7 @@ def consumer(
     """Run consumer workers: batches from Kafka into InfluxDB. Start more processes to scale."""
     from consumers.__main__ import run  # noqa: PLC0415 - each command loads only what it runs
 
-    settings = _settings(
+    settings = chosen_settings(
         ConsumerSettings, probe_port=probe_port, threads=threads, accept_loss=accept_loss
     )
     raise typer.Exit(_run(lambda: run(settings)))
@@ -132,7 +133,7 @@ def janitor(
     """
     from janitor.__main__ import run  # noqa: PLC0415 - each command loads only what it runs
 
-    settings = _settings(
+    settings = chosen_settings(
         JanitorSettings,
         probe_port=probe_port,
         silent_after_s=silent_after_s,
@@ -142,27 +143,6 @@ def janitor(
     if once or dry_run:
         how["say"] = lambda text: typer.echo(plain(text).plain)
     raise typer.Exit(_run(lambda: run(settings, **how)))
-
-
-S = TypeVar("S", bound=CommonSettings)
-
-
-def _settings(kind: type[S], **flags: Any) -> S:
-    """Flag over environment over default. Exit code 2 for what can't be."""
-    for variable, near in unknown_variables(
-        os.environ, [GatewaySettings, ConsumerSettings, JanitorSettings, ServeSettings]
-    ):
-        hint = f"; did you mean {near}?" if near else ""
-        _errors.print(f"warning: {variable} is not a setting{hint}", style="yellow")
-    try:
-        return kind(**{name: value for name, value in flags.items() if value is not None})
-    except ValidationError as exc:
-        for name, wrong in problems(exc):
-            _errors.print(f"error: {name}: {wrong}", style="red", markup=False)
-        raise typer.Exit(2) from exc
-    except SettingsError as exc:
-        _errors.print(f"error: {exc}", style="red", markup=False)
-        raise typer.Exit(2) from exc
 
 
 def _run(command: Callable[[], int]) -> int:

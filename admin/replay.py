@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable
@@ -22,7 +21,7 @@ from admin.chosen_log import DataDir, EmbeddedLog, KafkaLog, KafkaServers, choos
 from admin.letter_filter import ByNamespace, ByReason, ByTenant, LetterFilter, Since, Until
 from admin.letters import FileLetters, FoundLetter, TopicLetters, Unreadable
 from admin.replay_block import BadLine, examine
-from admin.terminal import errors, fail, plain
+from admin.terminal import agreed, errors, fail, plain
 from schemas.block import encode_headers
 from schemas.log import LogUnavailable, Publisher, RecordRefused
 
@@ -158,7 +157,7 @@ def replay_command(
         errors.print("nothing to send")
     elif dry_run:
         errors.print("nothing was sent (--dry-run)")
-    elif yes or _agreed():
+    elif yes or agreed("Send them?", "nothing was sent"):
         _send(replay, log, plan)
     else:
         errors.print("nothing was sent")
@@ -190,15 +189,6 @@ def _wait(window: Iterable[tuple[Future[int], Group, int]], sent: Counter[Group]
 
 def _group(one: FoundLetter, view: str | None) -> Group:
     return one.letter.reason.value, one.letter.tenant, view or "all"
-
-
-def _agreed() -> bool:
-    if not sys.stdin.isatty():
-        fail("nothing was sent; say --yes where nobody can be asked", code=2)
-    try:
-        return typer.confirm("Send them?", err=True)
-    except typer.Abort:
-        raise typer.Exit(130) from None
 
 
 def _show(plan: Plan) -> None:

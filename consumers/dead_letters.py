@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
+from typing import Protocol
 
 from consumers.canary import is_canary
 from consumers.errors import DeadLettersUnwritable
@@ -19,6 +20,14 @@ from telemetry.metrics import DEAD_LETTERS, tenant_label
 
 #: Bytes sent before their acknowledgements are awaited.
 _WINDOW_BYTES = 2 * 1024 * 1024
+
+
+class LetterKeeper(Protocol):
+    """Where refused lines go before the records that hold them are settled."""
+
+    def write(self, letters: Iterable[DeadLetter]) -> None:
+        """Return once they are kept. Raises ConsumerStopped if they can't be."""
+        ...
 
 
 class DeadLetters:

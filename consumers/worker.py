@@ -7,12 +7,13 @@ import random
 import threading
 import time
 from collections.abc import Callable, Collection, Sequence
+from functools import partial
 
 from consumers.batch_size import BatchSize
 from consumers.canary import CanaryWatch
-from consumers.dead_letters import DeadLetters, letters_of
+from consumers.dead_letters import LetterKeeper, letters_of
 from consumers.destinations import Destination, Destinations
-from consumers.intake import take_in
+from consumers.intake import Intake, take_in
 from consumers.lag import LagGauge
 from consumers.loss import end_of_loss
 from consumers.offsets import OffsetTracker
@@ -44,7 +45,8 @@ class Worker:
     It listens to its source's rebalances: on_assigned, on_revoked and on_lost are called from
     within the poll of step 1.
 
-    views: in the order in which they are written. on_stored(received_ns, points) is called
+    views: in the order in which they are written. read: what a record holds; by default all that
+    `take_in` finds for these views. on_stored(received_ns, points) is called
     for each block once every view has it.
     """
 
@@ -52,11 +54,12 @@ class Worker:
         self,
         source: Source,
         writer: LineWriter,
-        dead_letters: DeadLetters,
+        dead_letters: LetterKeeper,
         *,
         topics: Collection[str],
         views: Sequence[View],
         settings: WorkerSettings,
+        read: Callable[[Record], Intake] | None = None,
         now: Callable[[], float] = time.monotonic,
         now_ns: Callable[[], int] = time.time_ns,
         rng: random.Random | None = None,
@@ -66,7 +69,7 @@ class Worker:
         self._dead_letters = dead_letters
         self._topics = list(topics)
         self._views = list(views)
-        self._view_names = frozenset(view.name for view in self._views)
+        self._read = read or partial(take_in, view_names={view.name for view in self._views})
         self._settings = settings
         self._now = now
         self._now_ns = now_ns
@@ -186,7 +189,7 @@ class Worker:
         if partition not in self._assigned:
             return
         self._tracker.track(partition, record.offset, record.timestamp_ms)
-        intake = take_in(record, self._view_names)
+        intake = self._read(record)
         if intake.refused:
             self._dead_letters.write(intake.refused)
             count_refused(intake.refused)

@@ -20,9 +20,9 @@ def distinct_series(lines: bytes, points: int, *, multiline: bool = False) -> se
     points: how many lines they are. multiline: some line may hold a newline within a string.
     """
     if multiline:
-        return {_series_of(line) for _, line in split(lines)}
+        return {series_of(line) for _, line in split(lines)}
     if b"\\" in lines:
-        return {_series_of(line) for line in lines.split(b"\n")}
+        return {series_of(line) for line in lines.split(b"\n")}
     if b'"' in lines:
         return {line.partition(b" ")[0] for line in lines.split(b"\n")}
     # Mostly a job writes one series. Looking for it again and again costs a third of the rest.
@@ -42,7 +42,8 @@ def tags_of(series: bytes) -> list[tuple[bytes, bytes]]:
     return [(MEASUREMENT, series[:end]), *_TAG.findall(series, end)]
 
 
-def _series_of(line: bytes) -> bytes:
+def series_of(line: bytes) -> bytes:
+    """The series of one line, escaped as it stands; empty if the line begins with a space."""
     found = _SERIES.match(line)
     assert found is not None
     return found[0]

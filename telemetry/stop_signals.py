@@ -4,17 +4,32 @@ from __future__ import annotations
 
 import signal
 import threading
+from types import TracebackType
+from typing import Self
 
 
 class StopSignals:
-    """Handles both from now on. Make it in the main thread."""
+    """Handles both from now on, or to the end of a `with` block. Make it in the main thread."""
 
     def __init__(self) -> None:
         #: Set by either.
         self.stop = threading.Event()
         self._interrupted = False
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._note)
+        self._before = {
+            number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)
+        }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     @property
     def exit_code(self) -> int:

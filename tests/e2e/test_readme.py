@@ -249,6 +249,7 @@ def test_the_snippet_for_kafka_and_influxdb_goes_as_written(tmp_path, kafka, inf
         assert eventually(
             lambda: (tmp_path / "key").exists() or running.popen.poll() is not None, 60
         )
+        assert (tmp_path / "key").exists(), running.tail
         assert "HTTP/1.1 202" in running.out, running.tail
         key = (tmp_path / "key").read_text().strip()
         assert eventually(lambda: 1201 in steps(port, key), 60), running.tail
