@@ -134,16 +134,19 @@ def fleet(namespace: str = DEFAULT_NAMESPACE) -> Json:
                     | {"interval": "30s"},
                     table(
                         "GPU energy",
-                        "In the chosen time, of all GPUs that a run sees.",
+                        "In the chosen time, of all GPUs that a run sees, to the minute.",
                         WALL,
                         [
                             rows(
+                                # Each minute's mean; `integral` in a query within a query gives
+                                # InfluxDB 2.7 its groups in no order, and sums that come apart.
                                 select(
-                                    'sum("each") AS "kWh"',
+                                    'sum("each") / 60000 AS "kWh"',
                                     _nested(
-                                        'integral("power_w", 1h) / 1000 AS "each"',
+                                        'mean("power_w") AS "each"',
                                         _GPU,
-                                        'GROUP BY "experiment", "run", "host", "gpu"',
+                                        'GROUP BY time(1m), "experiment", "run", "host", "gpu" '
+                                        "fill(none)",
                                     ),
                                     tail='GROUP BY "experiment", "run"',
                                 )

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import urllib.parse
 import urllib.request
 from collections.abc import Mapping
+from pathlib import Path
 
 from adapters.influx import InfluxAdmin, InfluxWriter
 from admin.plan import plan_buckets, plan_mappings
@@ -14,6 +16,8 @@ from schemas.block import Block
 from schemas.precision import Precision
 from tests.contract.stores import CLASSES, VOLATILE, fresh_name
 from tests.services import Influx
+
+_ALERTS = Path(__file__).parents[2] / "grafana/provisioning/alerting/training.yaml"
 
 
 def panels(dashboard: dict) -> list[dict]:
@@ -27,6 +31,16 @@ def as_grafana_asks(query: str, variables: Mapping[str, str]) -> str:
         query = query.replace(variable, value)
     assert "$" not in query.replace("$/", ""), query
     return query
+
+
+def alert_query(uid: str, start_ns: int, end_ns: int) -> str:
+    """What an alert of runs asks for, within a range of time."""
+    rules = _ALERTS.read_text("utf-8")
+    rule = rules.partition(f"uid: {uid}\n")[2].partition("uid: stepclock-")[0]
+    folded = re.search(r"query: >-\n(( {16}\S.*\n)+)", rule)
+    assert folded
+    within = f"time >= {start_ns} AND time < {end_ns}"
+    return " ".join(folded.group(1).split()).replace("$timeFilter", within)
 
 
 class Database:

@@ -28,7 +28,7 @@ from schemas.precision import Precision
 from schemas.run_state import line_of, standings
 from schemas.store import AttemptState
 from telemetry import metrics
-from tests.contract.dashboard_database import Database, as_grafana_asks, panels
+from tests.contract.dashboard_database import Database, alert_query, as_grafana_asks, panels
 from tests.contract.stores import RECENT_NS
 from tests.deadline import eventually
 from tests.services import Influx
@@ -195,16 +195,6 @@ def test_variables_offer_experiments_runs_and_metrics(database: Database) -> Non
         "run": set(RUNS),
         "metric": {"train/loss", "lr"},
     }
-
-
-def alert_query(uid: str, start_ns: int, end_ns: int) -> str:
-    """What an alert of runs asks for, within a range of time."""
-    rules = (ROOT / "grafana/provisioning/alerting/training.yaml").read_text("utf-8")
-    rule = rules.partition(f"uid: {uid}\n")[2].partition("uid: stepclock-")[0]
-    folded = re.search(r"query: >-\n(( {16}\S.*\n)+)", rule)
-    assert folded
-    within = f"time >= {start_ns} AND time < {end_ns}"
-    return " ".join(folded.group(1).split()).replace("$timeFilter", within)
 
 
 def test_the_alert_of_nan_sees_run_and_metric(database: Database) -> None:

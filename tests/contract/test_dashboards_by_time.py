@@ -12,7 +12,7 @@ from grafana.builders.machines import machines
 from grafana.builders.run import run
 from schemas.delivery import DeliveryRecord
 from schemas.metrics import MetricsRow, encode_row
-from tests.contract.dashboard_database import Database, as_grafana_asks, panels
+from tests.contract.dashboard_database import Database, alert_query, as_grafana_asks, panels
 from tests.contract.stores import RECENT_NS
 from tests.services import Influx
 
@@ -195,7 +195,9 @@ def test_what_runs_use_is_summed_over_their_gpus(database: Database) -> None:
     for each in answer(database, "fleet", "GPU power"):
         assert {value for _, value in each["values"]} == {720.0}
     for each in answer(database, "fleet", "GPU energy"):
-        assert each["values"][0][1] == pytest.approx(2 * 0.360 * 60 / 3600)
+        minutes = {(RECENT_NS // S + at) // 60 for at in range(0, STEPS + 1, 10)}
+        ((_, kwh),) = each["values"]
+        assert kwh == pytest.approx(0.720 * len(minutes) / 60)
 
 
 def test_a_lagging_gpu_is_seen_in_the_spread(database: Database) -> None:
@@ -253,3 +255,21 @@ def test_the_table_of_runs_leads_to_the_run(database: Database) -> None:
     named = {f"var-{variable['name']}" for variable in run()["templating"]["list"]}
     assert url.startswith(f"/d/{run()['uid']}?")
     assert set(re.findall(r"[?&]([\w-]+)=", url)) <= named
+
+
+@pytest.mark.parametrize(("util", "idle"), [(0, True), (90, False)])
+def test_the_alert_of_idle_gpus_sees_the_best_of_a_host(
+    influx: Influx, util: int, idle: bool
+) -> None:
+    database = Database(influx)
+    tags = "experiment=e,host=n1,run=r"
+    database.store(
+        "system",
+        [
+            f"gpu,{tags},gpu={gpu} util_percent={value} {RECENT_NS}".encode()
+            for gpu, value in enumerate([0, util])
+        ],
+    )
+    (found,) = database.ask(alert_query("stepclock-gpus-idle", RECENT_NS, RECENT_NS + S))
+    assert found["tags"] == {"experiment": "e", "host": "n1", "run": "r"}
+    assert (found["values"][0][1] < 5) is idle

@@ -148,7 +148,7 @@ def test_every_alert_has_a_test(alert):
 
 
 def test_alerts_of_grafana_have_their_paragraph():
-    assert len(GRAFANA_TITLES) == 2
+    assert len(GRAFANA_TITLES) == 3
     for title in GRAFANA_TITLES:
         assert title in headings()
         assert f"runbook: docs/runbook.md#{anchor(title)}\n" in GRAFANA_ALERTS
