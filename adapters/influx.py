@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.influx_admin import Bucket, InfluxAdmin, default_shard_s
+from adapters.influx_admin import Bucket, InfluxAdmin, Task, default_shard_s
 from adapters.influx_attempts import InfluxAttempts
 from adapters.influx_reader import InfluxReader
 from adapters.influx_writer import InfluxWriter
@@ -13,5 +13,6 @@ __all__ = [
     "InfluxAttempts",
     "InfluxReader",
     "InfluxWriter",
+    "Task",
     "default_shard_s",
 ]

@@ -1,4 +1,4 @@
-"""Buckets of InfluxDB and the mapping that makes them a database to InfluxQL."""
+"""Buckets of InfluxDB, the mapping that makes them a database to InfluxQL, and tasks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from schemas.store import LinesRefused, StoreMisconfigured
 
 _DAY_S = 86_400
 
-#: Buckets asked for at a time; the server gives at most 100.
+#: Buckets, or tasks, asked for at a time; the server gives at most 100 buckets.
 _PAGE = 100
 
 
@@ -24,6 +24,17 @@ class Bucket:
     name: str
     keep_s: int | None
     shard_s: int
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """A task as it stands. failure: why its last run failed; None if it did not."""
+
+    id: str
+    name: str
+    flux: str
+    is_active: bool
+    failure: str | None = None
 
 
 def default_shard_s(keep_s: int | None) -> int:
@@ -37,7 +48,7 @@ def default_shard_s(keep_s: int | None) -> int:
 
 
 class InfluxAdmin:
-    """Reads and changes buckets and mappings of one organisation. For one thread.
+    """Reads and changes buckets, mappings and tasks of one organisation. For one thread.
 
     Every method raises StoreUnavailable, or StoreMisconfigured where the token, the
     organisation or what is asked for can't be. The token needs all access.
@@ -72,8 +83,8 @@ class InfluxAdmin:
 
     def create_bucket(self, name: str, keep_s: int | None, shard_s: int | None) -> None:
         """Make a bucket. shard_s None: the server chooses."""
-        (org,) = self._call("GET", "/orgs", query={"org": self._org})["orgs"]
-        body = {"orgID": org["id"], "name": name, "retentionRules": _rules(keep_s, shard_s)}
+        rules = _rules(keep_s, shard_s)
+        body = {"orgID": self._org_id(), "name": name, "retentionRules": rules}
         self._call("POST", "/buckets", body=body)
 
     def update_bucket(self, name: str, keep_s: int | None, shard_s: int) -> None:
@@ -99,9 +110,32 @@ class InfluxAdmin:
         mapping |= {"org": self._org, "database": database, "bucketID": self._bucket_id(bucket)}
         self._call("POST", "/dbrps", body=mapping)
 
+    def tasks(self) -> list[Task]:
+        """Every task. Names are no keys to the server: two may have the same."""
+        tasks: list[Task] = []
+        query: dict[str, object] = {"org": self._org, "limit": _PAGE}
+        while page := self._call("GET", "/tasks", query=query)["tasks"]:
+            tasks += map(_task, page)
+            query["after"] = page[-1]["id"]
+        return tasks
+
+    def create_task(self, flux: str) -> str:
+        """Make a task, which runs from now on with the rights of our token. Returns its id."""
+        body = {"orgID": self._org_id(), "flux": flux}
+        return str(self._call("POST", "/tasks", body=body)["id"])
+
+    def update_task(self, task_id: str, flux: str, *, is_active: bool) -> None:
+        """Give a task another text, and let it run or rest."""
+        body = {"flux": flux, "status": "active" if is_active else "inactive"}
+        self._call("PATCH", f"/tasks/{task_id}", body=body)
+
     def close(self) -> None:
         """Close the connections. Idempotent."""
         self._client.close()
+
+    def _org_id(self) -> str:
+        (org,) = self._call("GET", "/orgs", query={"org": self._org})["orgs"]
+        return str(org["id"])
 
     def _buckets(self) -> dict[str, dict[str, Any]]:
         buckets: dict[str, dict[str, Any]] = {}
@@ -150,6 +184,17 @@ def _bucket(found: Mapping[str, Any]) -> Bucket:
     keep_s = rule.get("everySeconds") or None
     return Bucket(
         found["name"], keep_s, rule.get("shardGroupDurationSeconds") or default_shard_s(keep_s)
+    )
+
+
+def _task(found: Mapping[str, Any]) -> Task:
+    failed = found.get("lastRunStatus") == "failed"
+    return Task(
+        found["id"],
+        found["name"],
+        found["flux"],
+        found["status"] == "active",
+        str(found.get("lastRunError") or "no reason given") if failed else None,
     )
 
 

@@ -22,6 +22,7 @@ from adapters.kafka import KafkaAdmin
 from adapters.retention import load_retention
 from adapters.settings import PREFIX, CommonSettings, problems, unknown_variables
 from admin.plan import Action, Change, plan_buckets, plan_mappings, plan_topics
+from admin.plan_rollups import plan_rollups
 from admin.terminal import plain
 from consumers.settings import ConsumerSettings
 from embedded.settings import ServeSettings
@@ -113,6 +114,7 @@ def check_services(settings: ConsumerSettings, keys_file: Path) -> Iterator[Find
             lambda: [
                 *plan_buckets(influx, classes, namespaces),
                 *plan_mappings(influx, namespaces),
+                *plan_rollups(influx, classes, namespaces),
             ],
         )
 

@@ -1,4 +1,4 @@
-"""`stepclock-server provision`: topics, buckets, retention and mappings as retention.toml says."""
+"""`stepclock-server provision`: topics, buckets, mappings and tasks as retention.toml says."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from adapters.retention import load_retention
 from adapters.settings import InfluxSettings, KafkaSettings, default_keys_file, problems
 from admin.audit import audited
 from admin.plan import PARTITIONS, Action, Change, plan_buckets, plan_mappings, plan_topics
+from admin.plan_rollups import plan_rollups
 from schemas.keys import DEFAULT_NAMESPACE, InvalidKeys
 from schemas.keys_file import parse
 from schemas.log import LogUnavailable
@@ -56,6 +57,7 @@ def provision(
         *plan_topics(kafka, classes, partitions),
         *plan_buckets(influx, classes, spaces),
         *plan_mappings(influx, spaces),
+        *plan_rollups(influx, classes, spaces),
     ]
     _show(plan, console)
     to_do = [change for change in plan if change.apply is not None]
@@ -104,7 +106,7 @@ def provision_command(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show the plan only.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Retention may become shorter.")] = False,
 ) -> None:
-    """Make topics, buckets and mappings, or change them to what retention.toml says.
+    """Make topics, buckets, mappings and rollup tasks, or change them to what retention.toml says.
 
     It can be repeated at any time. Exit code 1: Kafka or InfluxDB is away, or a retention
     would become shorter and --yes is missing.

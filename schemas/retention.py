@@ -9,9 +9,11 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib import resources
 
+from schemas import rollup
+from schemas.rollup import Rollup
 from schemas.topics import DEAD_LETTER_TOPIC, topic_of
 
-_SECONDS = {"h": 3600, "d": 86_400, "y": 365 * 86_400}
+_SECONDS = {"m": 60, "h": 3600, "d": 86_400, "y": 365 * 86_400}
 # What databases count in signed 64-bit nanoseconds ends at 292 years.
 _MAX_YEARS = 290
 _DURATION = re.compile(r"([1-9][0-9]{0,5})([hdy])")
@@ -40,12 +42,16 @@ class Kind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RetentionClass:
-    """One class. keep_s None means for ever; shard_s None means that the store chooses."""
+    """One class. keep_s None means for ever; shard_s None means that the store chooses.
+
+    rollup: how it is filled from another class; None for a class that is not.
+    """
 
     name: str
     kind: Kind
     keep_s: int | None
     shard_s: int | None = None
+    rollup: Rollup | None = None
 
     def bucket(self, namespace: str) -> str:
         """Name of the InfluxDB bucket: ``stepclock/raw``."""
@@ -79,6 +85,8 @@ def parse(text: str) -> Mapping[str, RetentionClass]:
             f"class {STEP_CLASS!r} must exist, be derived, and keep forever: "
             "its times are training steps near 1970, which any finite retention would delete"
         )
+    for each in classes.values():
+        _check_rollup(each, classes)
     return classes
 
 
@@ -99,7 +107,7 @@ def format_duration(seconds: int | None) -> str:
     """The shortest exact spelling: 7776000 -> ``90d``; None -> ``forever``."""
     if seconds is None:
         return "forever"
-    for unit in ("y", "d", "h"):
+    for unit in ("y", "d", "h", "m"):
         if seconds % _SECONDS[unit] == 0:
             return f"{seconds // _SECONDS[unit]}{unit}"
     return f"{seconds}s"
@@ -110,7 +118,7 @@ def _parse_class(name: str, table: object) -> RetentionClass:
         raise InvalidRetention(f"class name {name!r}: use a-z, 0-9 and _, a letter first")
     if not isinstance(table, dict):
         raise InvalidRetention(f"class {name!r} is not a table")
-    unknown = set(table) - {"kind", "keep", "shard"}
+    unknown = set(table) - {"kind", "keep", "shard", "rollup"}
     if unknown:
         raise InvalidRetention(f"class {name!r}: unknown key {min(unknown)!r}")
     try:
@@ -123,7 +131,35 @@ def _parse_class(name: str, table: object) -> RetentionClass:
     shard_s = _duration(name, "shard", table) if "shard" in table else None
     if keep_s is not None and shard_s is not None and shard_s > keep_s:
         raise InvalidRetention(f"class {name!r}: shard must not be longer than keep")
-    return RetentionClass(name, kind, keep_s, shard_s)
+    return RetentionClass(name, kind, keep_s, shard_s, _rollup(name, table))
+
+
+def _rollup(name: str, table: Mapping[str, object]) -> Rollup | None:
+    if "rollup" not in table:
+        return None
+    try:
+        return rollup.parse(table["rollup"])
+    except ValueError as exc:
+        raise InvalidRetention(f"class {name!r}: rollup: {exc}") from exc
+
+
+def _check_rollup(target: RetentionClass, classes: Mapping[str, RetentionClass]) -> None:
+    """Nothing that a run reads or writes may be on its way out of its class."""
+    filled = target.rollup
+    if filled is None:
+        return
+    said = f"class {target.name!r}: rollup:"
+    if target.kind is not Kind.DERIVED or target.name == STEP_CLASS:
+        raise InvalidRetention(f"{said} only a derived class other than {STEP_CLASS!r} has one")
+    source = classes.get(filled.source)
+    if source is None or source.kind is not Kind.INGEST:
+        raise InvalidRetention(f"{said} from must be an ingest class, not {filled.source!r}")
+    for kept in (source, target):
+        if kept.keep_s is not None and filled.reach_s > kept.keep_s:
+            raise InvalidRetention(
+                f"{said} class {kept.name!r} keeps {format_duration(kept.keep_s)}, less than "
+                "look_back, delay and a window: what is left of a window would replace all of it"
+            )
 
 
 def _duration(name: str, key: str, table: Mapping[str, object]) -> int | None:

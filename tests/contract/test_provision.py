@@ -60,7 +60,7 @@ def retention_file(
     return tmp_path / "retention.toml"
 
 
-def retention_text(raw: str = "90d") -> str:
+def retention_text(raw: str = "90d", every: str = "10m") -> str:
     return f"""
 [classes.raw]
 kind = "ingest"
@@ -72,6 +72,15 @@ keep = "400d"
 kind = "derived"
 keep = "forever"
 shard = "100y"
+[classes.coarse]
+kind = "derived"
+keep = "400d"
+[classes.coarse.rollup]
+from = "events"
+window = "5m"
+every = "{every}"
+delay = "1m"
+look_back = "1h"
 """
 
 
@@ -109,7 +118,20 @@ def test_provision_is_idempotent_and_asks_before_it_shortens(
     code, output = run(partitions=5)
     assert (code, "has 2 partitions, not 5: left as it is" in output) == (0, True), output
 
-    retention_file.write_text(retention_text(raw="1h"))
+    with InfluxAdmin(private_influx.url, private_influx.token, private_influx.org) as admin:
+        made = admin.tasks()
+    assert sorted(task.name for task in made) == [
+        f"stepclock rollup {namespace}/coarse" for namespace in ("keyed", "stepclock", "vision")
+    ]
+    retention_file.write_text(retention_text(every="20m"))
+    code, output = run()
+    assert (code, "3 done" in output) == (0, True), output
+    with InfluxAdmin(private_influx.url, private_influx.token, private_influx.org) as admin:
+        changed = admin.tasks()
+    assert {task.id for task in changed} == {task.id for task in made}
+    assert all("every: 20m" in task.flux for task in changed)
+
+    retention_file.write_text(retention_text(raw="1h", every="20m"))
     code, output = run()
     assert (code, "keeps 90d, shards of 1d → keeps 1h" in output) == (1, True), output
     assert buckets()["vision/raw"].keep_s == 90 * DAY_S

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
 from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
-from adapters.influx import Bucket, default_shard_s
+from adapters.influx import Bucket, Task, default_shard_s
 from adapters.kafka import TopicDescription, TopicSpec
 from admin.plan import Action, plan_buckets, plan_mappings, plan_topics
 from admin.provision import NeedsConsent, provision
@@ -47,6 +48,18 @@ class FakeInflux:
     def __init__(self) -> None:
         self.found: dict[str, Bucket] = {}
         self.mappings: dict[str, str] = {}
+        self.found_tasks: list[Task] = []
+
+    def tasks(self) -> list[Task]:
+        return list(self.found_tasks)
+
+    def create_task(self, flux: str) -> None:
+        name = re.search(r'name: "(.*?)"', flux)[1]
+        self.found_tasks.append(Task(str(len(self.found_tasks)), name, flux, True))
+
+    def update_task(self, task_id: str, flux: str, *, is_active: bool) -> None:
+        at = int(task_id)
+        self.found_tasks[at] = replace(self.found_tasks[at], flux=flux, is_active=is_active)
 
     def buckets(self) -> dict[str, Bucket]:
         return dict(self.found)
@@ -75,6 +88,7 @@ class Cluster:
         self.influx = FakeInflux()
         self.classes = dict(CLASSES)
         self.printed = ""
+        self.tasks: dict[str, tuple[Action, str]] = {}
 
     def provision(self, *namespaces: str, **options: bool) -> dict[str, tuple[Action, str]]:
         output = io.StringIO()
@@ -89,7 +103,13 @@ class Cluster:
             )
         finally:
             self.printed = output.getvalue()
-        return {change.name: (change.action, change.detail) for change in plan}
+        self.tasks = {c.name: (c.action, c.detail) for c in plan if c.what == "task"}
+        return {c.name: (c.action, c.detail) for c in plan if c.what != "task"}
+
+    def roll_up(self, **changes: object) -> None:
+        rollup = self.classes["rollup_5m"].rollup
+        wanted = replace(rollup, **changes) if changes else None
+        self.classes["rollup_5m"] = replace(self.classes["rollup_5m"], rollup=wanted)
 
     def keep(self, retention_class: str, keep_s: int | None) -> None:
         self.classes[retention_class] = replace(self.classes[retention_class], keep_s=keep_s)
@@ -246,3 +266,76 @@ def test_planning_alone_changes_nothing(cluster: Cluster) -> None:
     assert len(plan) == 4 + len(CLASSES) + 1
     assert not cluster.kafka.topics
     assert not cluster.influx.found
+
+
+# -- rollups ----------------------------------------------------------------------------------
+
+ROLLED = "stepclock/rollup_5m"
+
+
+def test_a_class_with_a_rollup_gets_a_task_that_is_left_alone_afterwards(cluster: Cluster) -> None:
+    cluster.provision("stepclock", "vision")
+    made = cluster.influx.tasks()
+    assert [task.name for task in made] == [
+        "stepclock rollup stepclock/rollup_5m",
+        "stepclock rollup vision/rollup_5m",
+    ]
+    assert cluster.tasks[ROLLED][0] is Action.CREATE
+    cluster.provision("stepclock", "vision")
+    assert cluster.tasks[ROLLED] == (Action.KEEP, "5m of stepclock/raw, every 30m, 3h back")
+    assert cluster.influx.tasks() == made
+
+
+def test_a_changed_rollup_changes_its_task(cluster: Cluster) -> None:
+    cluster.provision()
+    cluster.roll_up(every_s=3600)
+    cluster.provision(dry_run=True)
+    assert cluster.tasks[ROLLED] == (
+        Action.CHANGE,
+        "5m of stepclock/raw, every 1h, 3h back; text differs",
+    )
+    assert "every: 30m" in cluster.influx.tasks()[0].flux
+    cluster.provision()
+    (task,) = cluster.influx.tasks()
+    assert "every: 60m" in task.flux
+
+
+def test_a_task_rests_when_its_class_has_no_rollup_and_goes_on_when_it_has(
+    cluster: Cluster,
+) -> None:
+    cluster.provision()
+    cluster.roll_up()
+    cluster.provision()
+    assert cluster.tasks[ROLLED][0] is Action.CHANGE
+    assert not cluster.influx.tasks()[0].is_active
+    cluster.provision()
+    assert cluster.tasks[ROLLED] == (Action.KEEP, "inactive: the class has no rollup")
+    cluster.classes = dict(CLASSES)
+    cluster.provision()
+    assert cluster.influx.tasks()[0].is_active
+
+
+def test_tasks_that_nothing_asks_for_are_told_and_left(cluster: Cluster) -> None:
+    cluster.provision("stepclock", "vision")
+    cluster.influx.create_task('name: "stepclock rollup stepclock/gone"')
+    cluster.influx.create_task('name: "stepclock rollup stepclock/rollup_5m"')
+    cluster.influx.create_task('name: "somebody else\'s"')
+    before = cluster.influx.tasks()
+    cluster.provision("stepclock")
+    assert "nothing to do" in cluster.printed
+    assert cluster.influx.tasks() == before
+    left = "left as it is, still runs"
+    assert cluster.tasks["vision/rollup_5m"] == (
+        Action.KEEP,
+        f"no class and namespace of this call: {left} (id 1)",
+    )
+    assert left in cluster.tasks["stepclock/gone"][1]
+    assert cluster.tasks[ROLLED] == (Action.KEEP, f"one more of this name: {left} (id 3)")
+    assert len(cluster.tasks) == 3
+
+
+def test_a_failed_run_is_told_by_the_plan(cluster: Cluster) -> None:
+    cluster.provision()
+    cluster.influx.found_tasks[0] = replace(cluster.influx.found_tasks[0], failure="no bucket")
+    cluster.provision(dry_run=True)
+    assert cluster.tasks[ROLLED][1].endswith("; its last run failed: no bucket")

@@ -21,6 +21,7 @@ from schemas.retention import (
     parse,
     parse_duration,
 )
+from schemas.rollup import Rollup
 from schemas.store import SeriesQuery
 
 DAY_S = 86_400
@@ -43,7 +44,12 @@ def test_the_file_that_ships_says_what_the_documentation_says() -> None:
         RetentionClass("system", Kind.INGEST, 30 * DAY_S),
         RetentionClass("events", Kind.INGEST, 400 * DAY_S),
         RetentionClass("steps", Kind.DERIVED, None, 100 * 365 * DAY_S),
-        RetentionClass("rollup_5m", Kind.DERIVED, 400 * DAY_S),
+        RetentionClass(
+            "rollup_5m",
+            Kind.DERIVED,
+            400 * DAY_S,
+            rollup=Rollup("raw", window_s=300, every_s=1800, delay_s=60, look_back_s=3 * 3600),
+        ),
     ]
 
 
@@ -84,6 +90,51 @@ def test_the_smallest_file_is_read() -> None:
     ],
 )
 def test_what_a_file_may_not_say_is_refused_with_a_reason(broken: str, reason: str) -> None:
+    with pytest.raises(InvalidRetention, match=reason):
+        parse(broken)
+
+
+ROLLUP = {"from": "raw", "window": "5m", "every": "10m", "delay": "1m", "look_back": "1h"}
+
+
+def rolled(**changes: str | None) -> str:
+    """A retention.toml with a class `coarse`, some keys of its rollup replaced or taken out."""
+    keys = {key: value for key, value in (ROLLUP | changes).items() if value is not None}
+    table = ", ".join(f'{key} = "{value}"' for key, value in keys.items())
+    return text(coarse=f'kind = "derived"\nkeep = "9d"\nrollup = {{{table}}}')
+
+
+def test_a_class_can_be_filled_from_another() -> None:
+    assert parse(rolled())["coarse"].rollup == Rollup("raw", 300, 600, 60, 3600)
+
+
+@pytest.mark.parametrize(
+    ("broken", "reason"),
+    [
+        (rolled(**{"from": "nix"}), "'coarse': rollup: from must be an ingest class, not 'nix'"),
+        (rolled(**{"from": "steps"}), "from must be an ingest class"),
+        (rolled(**{"from": "coarse"}), "from must be an ingest class"),
+        (rolled(window=None), "rollup: window is missing"),
+        (rolled(width="5m"), "unknown key 'width'"),
+        (rolled(window="5"), "window: '5' is no span"),
+        (rolled(delay="0m"), "delay: '0m' is no span"),
+        (rolled(look_back="forever"), "look_back: 'forever' is no span"),
+        (rolled(every="7m"), "every must be a multiple of window"),
+        (rolled(look_back="64m"), "look_back must be a multiple of window"),
+        (rolled(every="2h"), "look_back must not be shorter than every"),
+        (rolled(look_back="9d"), "'coarse' keeps 9d, less than look_back"),
+        (rolled().replace("90d", "1h"), "'raw' keeps 1h, less than look_back"),
+        (text(coarse='kind = "derived"\nkeep = "9d"\nrollup = "5m"'), "rollup: is not a table"),
+        (rolled().replace('"9d"', '"9d"\nshard = "1d"').replace('"5m"', "5"), "must be a string"),
+        (
+            rolled().replace(
+                '[classes.coarse]\nkind = "derived"', '[classes.coarse]\nkind = "ingest"'
+            ),
+            "only a derived class",
+        ),
+    ],
+)
+def test_a_rollup_that_would_lose_or_cut_windows_is_refused(broken: str, reason: str) -> None:
     with pytest.raises(InvalidRetention, match=reason):
         parse(broken)
 
