@@ -100,6 +100,18 @@ class Journal:
             return True
         return bool(self.pending) or (found is not None and any(chunks(found[1])))
 
+    @property
+    def left(self) -> int:
+        """Lines that are not answered for, with or without a number. Raises OSError."""
+        tally = self._tally
+        count = sum(body.lines for body in self.pending)
+        for number in self._numbers():
+            if number >= tally.segment:
+                start = tally.offset if number == tally.segment else 0
+                data = read_segment(self.folder, number, self._memory, start, _SEGMENT) or b""
+                count += sum(chunk.lines for chunk in chunks(data))
+        return count
+
     def relock(self) -> None:
         """Hold the lock also where the folder was made later, or anew. Raises OSError."""
         held = self._lock_fd

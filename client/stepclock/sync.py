@@ -181,7 +181,7 @@ def sync_stream(
             unsettled=sum(lines for _, lines in journal.unsettled.values()),
             refused=totals.refused,
             lost=totals.lost,
-            left=sum(body.lines for body in journal.pending) or int(waiting),
+            left=journal.left if waiting else 0,
             live=live,
             error=(delivery.last_error or "no answer in time") if waiting else journal.doubt,
         )

@@ -55,3 +55,10 @@ def test_what_the_store_is_not_known_to_hold_is_unsettled_and_asked_for_again(tm
     result = sync_stream(folder, STREAM, gateway, now=clock, sleep=clock.sleep)
     assert (result.sent, result.stored, result.unsettled) == (0, 7, 0)
     assert len(gateway.requests) == 1
+
+
+def test_what_is_left_is_all_that_was_not_sent_and_not_the_first_request_alone(tmp_path):
+    folder = spooled(tmp_path, 2 * MAX_LINES + 5)
+    gateway, clock = ScriptedGateway(204, *[503] * 20), Clock()
+    result = sync_stream(folder, STREAM, gateway, timeout=1.0, now=clock, sleep=clock.sleep)
+    assert (result.sent, result.left) == (MAX_LINES, MAX_LINES + 5)
