@@ -68,9 +68,9 @@ class RowEncoder:
         self._prefix = run_prefix(identity, tags) + " "
         self._nonfinite = (identity, dict(tags))
         self._report = report
-        #: Values that were left out so far, for whatever reason.
+        #: Values that were left out of their rows so far, for whatever reason.
         self.ignored = 0
-        #: Rows that were lost by a fault of their values.
+        #: Rows that made no line: their step can't be, or a value can't even be named.
         self.failed = 0
         #: Smallest and largest step so far; None before the first.
         self.first_step: int | None = None
@@ -90,8 +90,9 @@ class RowEncoder:
         try:
             number_of_step = self._step(step)
         except Rejected as exc:
-            self._tell("step", str(exc))
-            self.ignored += len(values)
+            reason = str(exc)
+            self._tell("step", reason, about=reason.partition(",")[0])
+            self.failed += 1
             return False
         if not exact:
             time_ns = self._time_of(number_of_step, time_ns)
@@ -244,7 +245,9 @@ class RowEncoder:
         self._times[step] = time_ns
         return time_ns
 
-    def _tell(self, name: str, reason: str) -> None:
-        if name not in self._reported and len(self._reported) < 2 * MAX_NAMES:
-            self._reported.add(name)
+    def _tell(self, name: str, reason: str, *, about: str = "") -> None:
+        """Report it once for each name, or for what it is about."""
+        about = about or name
+        if about not in self._reported and len(self._reported) < 2 * MAX_NAMES:
+            self._reported.add(about)
             self._report(name, reason)

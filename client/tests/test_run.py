@@ -675,3 +675,16 @@ def test_a_job_killed_at_a_random_moment_leaves_all_but_the_last_rows(tmp_path):
     found = steps()
     assert found == list(range(len(found)))
     assert len(found) > last - 300  # generous: a tenth of a second is about a hundred rows
+
+
+def test_a_row_whose_step_can_not_be_is_missing_in_the_receipt(caplog):
+    run = begin()
+    run.log({"loss": 1.0}, 1)
+    run.log({"loss": 2.0, "lr": 0.1}, -1)
+    run.log({"loss": 3.0}, 2.5)
+    receipt = run.finish()
+    assert (receipt.logged, receipt.rows_dropped, receipt.ignored) == (3, 2, 0)
+    assert not receipt.ok
+    told = [message for message in caplog.messages if "step" in message]
+    assert any("between 0 and" in message for message in told)
+    assert any("whole number" in message for message in told)
