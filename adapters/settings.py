@@ -209,11 +209,37 @@ def problems(error: ValidationError) -> Iterator[tuple[str, str]]:
         yield name, one["msg"].removeprefix("Value error, ")
 
 
+#: What the client reads, for which the environment of a server may be set up as well.
+_OF_CLIENT = frozenset(
+    [
+        "ATTEMPT",
+        "CAPTURE",
+        "CA_FILE",
+        "ENDPOINT",
+        "FINISH_TIMEOUT",
+        "FLUSH_INTERVAL",
+        "FSYNC",
+        "HEARTBEAT_INTERVAL",
+        "MAX_MEMORY",
+        "MAX_SPOOL",
+        "MODE",
+        "RANKS",
+        "RUN_ID",
+        "SEND_INTERVAL",
+        "SPOOL_DIR",
+        "STRICT",
+        "SYSTEM_INTERVAL",
+        "TOKEN",
+        "TOKEN_FILE",
+    ]
+)
+
+
 def unknown_variables(
     environ: Mapping[str, str], known: Iterable[type[BaseSettings]]
 ) -> list[tuple[str, str | None]]:
-    """STEPCLOCK_ variables that no setting reads, each with the nearest known name or None."""
-    names: set[str] = set()
+    """STEPCLOCK_ variables that nothing reads, each with the nearest known name or None."""
+    names = {PREFIX + name for name in _OF_CLIENT}
     for settings in known:
         for name, field in settings.model_fields.items():
             names.add(PREFIX + name.upper())

@@ -1,4 +1,5 @@
 import subprocess
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -157,3 +158,11 @@ def test_what_is_wrong_with_settings_never_repeats_them(monkeypatch):
     assert result.exit_code == 2
     assert "STEPCLOCK_KAFKA_SECURITY_PROTOCOL=PLAINTEXT" in result.stderr
     assert "hush" not in result.output + result.stderr
+
+
+def test_the_variables_of_the_client_are_known_to_servers():
+    variables = {
+        f"STEPCLOCK_{each.name.upper()}": "" for each in fields(stepclock.settings.Settings)
+    }
+    variables |= {"STEPCLOCK_RUN_ID": "", "STEPCLOCK_ATTEMPT": "", "STEPCLOCK_TOKEN_FILE": ""}
+    assert unknown_variables(variables, [GatewaySettings]) == []
