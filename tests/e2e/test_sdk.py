@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import time
 from contextlib import closing
 from pathlib import Path
@@ -21,32 +20,21 @@ from schemas.keys import new_key
 from schemas.keys_file import dump
 from tests.certificates import Authority
 from tests.deadline import eventually
-from tests.e2e.chain import service
-
-CLIENT = Path(stepclock.__file__).parents[1]
+from tests.e2e.sdk import CLIENT, embedded_server, jobs, surroundings
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sdk")
-    key, record = new_key("e2e")
     slow_key, slow_record = new_key("slow", rate=1000, burst=1000)
-    (folder / "keys.toml").write_text(dump([record, slow_record]))
-    environment = {
-        "STEPCLOCK_DATA_DIR": str(folder),
-        "STEPCLOCK_KEYS_FILE": str(folder / "keys.toml"),
-    }
-    running = service("serve", ["admin", "serve"], folder, environment)
-    running.key, running.slow_key = key, slow_key
-    running.data_dir = folder
-    yield running
-    running.process.stop()
+    with embedded_server(tmp_path_factory.mktemp("sdk"), slow_record) as running:
+        running.slow_key = slow_key
+        yield running
 
 
 @pytest.fixture
 def points(server):
     def read(class_name, measurement):
-        with closing(SqliteStore(server.data_dir / "store.db")) as store:
+        with closing(SqliteStore(server.folder / "store.db")) as store:
             return list(store.points("stepclock", class_name, measurement))
 
     return read
@@ -148,35 +136,13 @@ def test_sync_stores_all_but_the_damaged_rows_and_fails(server, begin, points, t
 @pytest.fixture
 def job(server, tmp_path):
     """A training job: a program of its own, with the server's address in its environment."""
-    environment = {
-        **{k: v for k, v in os.environ.items() if not k.startswith("STEPCLOCK_")},
-        "PYTHONPATH": str(CLIENT),
-        "HOME": str(tmp_path),
-        "STEPCLOCK_ENDPOINT": server.url,
-        "STEPCLOCK_TOKEN": server.key,
-        "STEPCLOCK_SPOOL_DIR": str(tmp_path / "spool"),
-        "STEPCLOCK_SYSTEM_INTERVAL": "0",
-        "STEPCLOCK_SEND_INTERVAL": "0.05",
-    }
 
-    started = []
+    def start(code, **more):
+        own = {"STEPCLOCK_SYSTEM_INTERVAL": "0", "STEPCLOCK_SEND_INTERVAL": "0.05"}
+        return begin(code, surroundings(server, tmp_path, **own | more))
 
-    def start(body, **more):
-        code = "import os, signal, sys, time\nimport stepclock\n" + textwrap.dedent(body)
-        popen = subprocess.Popen(
-            [sys.executable, "-c", code],
-            env=environment | more,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(popen)
-        return popen
-
-    yield start
-    for popen in started:
-        with popen:
-            popen.kill()
+    with jobs() as begin:
+        yield start
 
 
 def steps_of(points):

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import stepclock
@@ -17,12 +16,10 @@ from pyarrow import parquet
 
 from native.ports import free_ports
 from schemas.keys import Role, new_key
-from schemas.keys_file import dump
 from tests.certificates import Authority
 from tests.deadline import eventually
-from tests.e2e.chain import service
+from tests.e2e.sdk import CLIENT, embedded_server, surroundings
 
-CLIENT = Path(stepclock.__file__).parents[1]
 README = (CLIENT / "README.md").read_text("utf-8")
 
 
@@ -30,30 +27,24 @@ README = (CLIENT / "README.md").read_text("utf-8")
 def server(tmp_path_factory):
     """The server, with keys of each kind and a run of two attempts."""
     folder = tmp_path_factory.mktemp("command")
-    key, record = new_key("e2e")
     read_key, reader = new_key("reader", role=Role.READ)
     old_key, old = new_key("old", expires=datetime.now(UTC) - timedelta(days=1))
-    (folder / "keys.toml").write_text(dump([record, reader, old]))
-    environment = {
-        "STEPCLOCK_DATA_DIR": str(folder),
-        "STEPCLOCK_KEYS_FILE": str(folder / "keys.toml"),
-    }
-    running = service("serve", ["admin", "serve"], folder, environment)
-    running.key, running.read_key, running.old_key = key, read_key, old_key
-    settings = {
-        "endpoint": running.url,
-        "token": key,
-        "spool_dir": str(folder / "spool"),
-        "handle_signals": False,
-        "system_interval": 0,
-    }
-    for attempt, first, last, offset in [(0, 0, 60, 0.0), (1, 40, 100, 100.0)]:
-        run = stepclock.init("resnet50", run_id="r12", attempt=attempt, **settings)
-        for step in range(first, last):
-            run.log({"train/loss": offset + step, "lr": 0.1 if step else float("nan")}, step=step)
-        assert run.finish().ok
-    yield running
-    running.process.stop()
+    with embedded_server(folder, reader, old) as running:
+        running.read_key, running.old_key = read_key, old_key
+        settings = {
+            "endpoint": running.url,
+            "token": running.key,
+            "spool_dir": str(folder / "spool"),
+            "handle_signals": False,
+            "system_interval": 0,
+        }
+        for attempt, first, last, offset in [(0, 0, 60, 0.0), (1, 40, 100, 100.0)]:
+            run = stepclock.init("resnet50", run_id="r12", attempt=attempt, **settings)
+            for step in range(first, last):
+                lr = 0.1 if step else float("nan")
+                run.log({"train/loss": offset + step, "lr": lr}, step=step)
+            assert run.finish().ok
+        yield running
 
 
 @pytest.fixture
@@ -72,23 +63,6 @@ def command(server, tmp_path):
         )
 
     return run
-
-
-def surroundings(server, home, **environment):
-    inherited = {
-        name: value
-        for name, value in os.environ.items()
-        if not name.startswith(("STEPCLOCK_", "XDG_"))
-    }
-    own = {
-        "HOME": str(home),
-        "PYTHONPATH": os.pathsep.join([str(CLIENT), os.environ.get("PYTHONPATH", "")]),
-        "PYTHONIOENCODING": "utf-8",
-        "STEPCLOCK_ENDPOINT": server.url,
-        "STEPCLOCK_TOKEN": server.key,
-        "STEPCLOCK_SPOOL_DIR": str(home / "spool"),
-    }
-    return inherited | own | environment
 
 
 def offline(folder, name, rows):

@@ -1,25 +1,16 @@
 """Real disks that are full, out of inodes, read-only or taken away, under a job of the client."""
 
 import json
-import os
 import subprocess
-import sys
-import textwrap
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 import stepclock
 
 from embedded.store import SqliteStore
 from native.ports import LOOPBACK
-from native.proxy import Proxy
-from schemas.keys import new_key
-from schemas.keys_file import dump
 from tests.deadline import eventually
-from tests.e2e.chain import service
-
-CLIENT = Path(stepclock.__file__).parents[1]
+from tests.e2e.sdk import embedded_server, jobs, surroundings, way_to
 
 #: A mount namespace of its own, in which a file system of our size lies over the spool.
 UNSHARED = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c"]
@@ -28,18 +19,8 @@ MOUNTED = 'options=$1; folder=$2; shift 2; mount -t tmpfs -o "$options" none "$f
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("disk")
-    key, record = new_key("e2e")
-    (folder / "keys.toml").write_text(dump([record]))
-    environment = {
-        "STEPCLOCK_DATA_DIR": str(folder),
-        "STEPCLOCK_KEYS_FILE": str(folder / "keys.toml"),
-        "STEPCLOCK_CANARY_S": "0",
-    }
-    running = service("serve", ["admin", "serve"], folder, environment)
-    running.key, running.folder = key, folder
-    yield running
-    running.process.stop()
+    with embedded_server(tmp_path_factory.mktemp("disk"), STEPCLOCK_CANARY_S="0") as running:
+        yield running
 
 
 @pytest.fixture(scope="module")
@@ -55,46 +36,31 @@ def _mounts(tmp_path_factory):
 
 @pytest.fixture
 def network(server):
-    with Proxy(LOOPBACK, int(server.url.rpartition(":")[2])) as proxy:
+    with way_to(server) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def job(server, network, tmp_path):
     """Starts a job; mount: options of a file system that lies over its spool."""
-    started = []
 
     def start(code, mount=None, spool="spool"):
-        environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("STEPCLOCK_")},
-            "PYTHONPATH": str(CLIENT),
-            "HOME": str(tmp_path),
-            "STEPCLOCK_ENDPOINT": f"http://{LOOPBACK}:{network.port}",
-            "STEPCLOCK_TOKEN": server.key,
-            "STEPCLOCK_SPOOL_DIR": str(tmp_path / spool),
-            "STEPCLOCK_SYSTEM_INTERVAL": "0",
-            "STEPCLOCK_SEND_INTERVAL": "0.05",
-        }
-        program = "import json, os, shutil, sys, stepclock\n" + textwrap.dedent(code)
-        command = [sys.executable, "-c", program]
+        environment = surroundings(
+            server,
+            tmp_path,
+            STEPCLOCK_ENDPOINT=f"http://{LOOPBACK}:{network.port}",
+            STEPCLOCK_SPOOL_DIR=str(tmp_path / spool),
+            STEPCLOCK_SYSTEM_INTERVAL="0",
+            STEPCLOCK_SEND_INTERVAL="0.05",
+        )
+        before = []
         if mount is not None:
             (tmp_path / spool).mkdir()
-            command = [*UNSHARED, MOUNTED, "sh", mount, str(tmp_path / spool), *command]
-        popen = subprocess.Popen(
-            command,
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(popen)
-        return popen
+            before = [*UNSHARED, MOUNTED, "sh", mount, str(tmp_path / spool)]
+        return begin(code, environment, before)
 
-    yield start
-    for popen in started:
-        with popen:
-            popen.kill()
+    with jobs() as begin:
+        yield start
 
 
 @pytest.fixture

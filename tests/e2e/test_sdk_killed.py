@@ -1,6 +1,5 @@
 """`kill -9` at a random moment of thirty jobs, then `sync`: stored is what was spooled, once."""
 
-import os
 import random
 import subprocess
 import sys
@@ -10,7 +9,6 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 import stepclock
@@ -19,16 +17,11 @@ from stepclock.stream import Stream
 
 from embedded.store import SqliteStore
 from native.ports import LOOPBACK
-from native.proxy import Proxy
 from schemas.delivery import decode
 from schemas.field_token import field_value
-from schemas.keys import new_key
-from schemas.keys_file import dump
 from schemas.line_protocol import parse
 from tests.deadline import eventually
-from tests.e2e.chain import service
-
-CLIENT = Path(stepclock.__file__).parents[1]
+from tests.e2e.sdk import embedded_server, surroundings, way_to
 
 AT_ONCE = 8
 STEPS = 400
@@ -82,17 +75,8 @@ def drawn(chance):
 def server(tmp_path):
     folder = tmp_path / "server"
     folder.mkdir()
-    key, record = new_key("e2e")
-    (folder / "keys.toml").write_text(dump([record]))
-    environment = {
-        "STEPCLOCK_DATA_DIR": str(folder),
-        "STEPCLOCK_KEYS_FILE": str(folder / "keys.toml"),
-        "STEPCLOCK_CANARY_S": "0",
-    }
-    running = service("serve", ["admin", "serve"], folder, environment)
-    running.key = key
-    yield running
-    running.process.stop()
+    with embedded_server(folder, STEPCLOCK_CANARY_S="0") as running:
+        yield running
 
 
 def live(job, environment, notes):
@@ -165,19 +149,12 @@ def test_thirty_jobs_killed_at_random_moments_are_stored_exactly_as_spooled(
     jobs = drawn(chance)
     spool, notes = tmp_path / "spool", tmp_path / "notes"
     notes.mkdir()
-    common = {
-        **{k: v for k, v in os.environ.items() if not k.startswith("STEPCLOCK_")},
-        "PYTHONPATH": str(CLIENT),
-        "HOME": str(tmp_path),
-        "STEPCLOCK_ENDPOINT": server.url,
-        "STEPCLOCK_TOKEN": server.key,
-        "STEPCLOCK_SPOOL_DIR": str(spool),
-        "STEPCLOCK_SYSTEM_INTERVAL": "0",
-        "STEPCLOCK_SEND_INTERVAL": "0.02",
-    }
+    common = surroundings(
+        server, tmp_path, STEPCLOCK_SYSTEM_INTERVAL="0", STEPCLOCK_SEND_INTERVAL="0.02"
+    )
     ended = threading.Event()
 
-    with Proxy(LOOPBACK, int(server.url.rpartition(":")[2])) as network:
+    with way_to(server) as network:
 
         def trouble():
             """The way to the server is cut, or swallows answers, again and again."""

@@ -1,27 +1,17 @@
 """A job of the client killed by SIGTERM and resumed 200 steps back: through the embedded server."""
 
 import json
-import os
 import signal
-import subprocess
-import sys
-import textwrap
 from contextlib import closing
-from pathlib import Path
 
 import pytest
 import stepclock
 
 from embedded.store import SqliteStore
 from native.ports import LOOPBACK
-from native.proxy import Proxy
-from schemas.keys import new_key
-from schemas.keys_file import dump
 from schemas.store import Clock, SeriesQuery
 from tests.deadline import eventually
-from tests.e2e.chain import service
-
-CLIENT = Path(stepclock.__file__).parents[1]
+from tests.e2e.sdk import embedded_server, jobs, surroundings, way_to
 
 FIRST = """
     run = stepclock.init("resnet", run_id="r", attempt=0, tags={"node": "n1"}, config={"lr": 0.1})
@@ -50,24 +40,15 @@ SECOND = """
 def server(tmp_path):
     folder = tmp_path / "server"
     folder.mkdir()
-    key, record = new_key("e2e")
-    (folder / "keys.toml").write_text(dump([record]))
-    environment = {
-        "STEPCLOCK_DATA_DIR": str(folder),
-        "STEPCLOCK_KEYS_FILE": str(folder / "keys.toml"),
-        "STEPCLOCK_JANITOR_INTERVAL_S": "0.2",
-        "STEPCLOCK_CANARY_S": "0",
-    }
-    running = service("serve", ["admin", "serve"], folder, environment)
-    running.key = key
-    yield running
-    running.process.stop()
+    often = {"STEPCLOCK_JANITOR_INTERVAL_S": "0.2", "STEPCLOCK_CANARY_S": "0"}
+    with embedded_server(folder, **often) as running:
+        yield running
 
 
 @pytest.fixture
 def network(server):
     """The first job's way to the server."""
-    with Proxy(LOOPBACK, int(server.url.rpartition(":")[2])) as proxy:
+    with way_to(server) as proxy:
         yield proxy
 
 
@@ -80,38 +61,17 @@ def store(server, tmp_path):
 @pytest.fixture
 def job(server, tmp_path):
     """Starts a training job with a spool of its own, as on a node of its own."""
-    started = []
 
     def start(code, spool, endpoint, **more):
-        environment = {
-            **{k: v for k, v in os.environ.items() if not k.startswith("STEPCLOCK_")},
-            "PYTHONPATH": str(CLIENT),
-            "HOME": str(tmp_path),
+        own = {
             "STEPCLOCK_ENDPOINT": endpoint,
-            "STEPCLOCK_TOKEN": server.key,
             "STEPCLOCK_SPOOL_DIR": str(tmp_path / spool),
             "STEPCLOCK_SEND_INTERVAL": "0.05",
-            **more,
         }
-        popen = subprocess.Popen(
-            [
-                sys.executable,
-                "-c",
-                f"import json, os, signal, sys, time, stepclock\n{textwrap.dedent(code)}",
-            ],
-            env=environment,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        started.append(popen)
-        return popen
+        return begin(code, surroundings(server, tmp_path, **own | more))
 
-    yield start
-    for popen in started:
-        with popen:
-            popen.kill()
+    with jobs() as begin:
+        yield start
 
 
 def shown(reader, retention_class, experiment="resnet"):
