@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 from influxdb_client import InfluxDBClient
@@ -21,7 +22,7 @@ from native.proxy import Proxy
 from schemas.block import Block, Delivery, encode_headers
 from schemas.precision import Precision
 from schemas.topics import DEAD_LETTER_TOPIC
-from tests.contract.test_worker_real import EVENTS, RAW, START_MS, SYSTEM, Rig, point
+from tests.contract.test_worker_real import EVENTS, RAW, START_MS, SYSTEM, Rig, point, provisioned
 from tests.deadline import eventually
 from tests.services import Influx
 
@@ -36,14 +37,9 @@ MEASUREMENTS = {
 
 
 @pytest.fixture
-def rig(kafka_process: Callable[..., object], influx: Influx) -> Iterator[Rig]:
-    rig = Rig(kafka_process().bootstrap_servers, influx)  # type: ignore[attr-defined]  # Broker
-    try:
-        rig.provision_topics()
-        rig.provision_buckets()
+def rig(kafka_process: Callable[..., Any], influx: Influx) -> Iterator[Rig]:
+    with provisioned(kafka_process().bootstrap_servers, influx) as rig:
         yield rig
-    finally:
-        rig.close()
 
 
 def environment(rig: Rig, **changes: str) -> dict[str, str]:

@@ -7,6 +7,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ from schemas.block import Block, encode_headers
 from schemas.dead_letter import DeadLetter, Reason, decode
 from schemas.precision import Precision
 from schemas.topics import DEAD_LETTER_TOPIC
-from tests.contract.test_worker_real import RAW, SYSTEM, Rig, point
+from tests.contract.test_worker_real import RAW, SYSTEM, Rig, point, provisioned
 from tests.deadline import eventually
 from tests.unit.test_poison import KILLER, ONE_OF_5000, TAKES_500
 
@@ -116,14 +117,9 @@ def supervisor(influxdb: InfluxDB) -> Iterator[Supervisor]:
 
 
 @pytest.fixture
-def rig(kafka_process: Callable[..., object], influxdb: InfluxDB) -> Iterator[Rig]:
-    rig = Rig(kafka_process().bootstrap_servers, influxdb)  # type: ignore[attr-defined,arg-type]  # Broker; what is asked of both is the same
-    try:
-        rig.provision_topics()
-        rig.provision_buckets()
+def rig(kafka_process: Callable[..., Any], influxdb: InfluxDB) -> Iterator[Rig]:
+    with provisioned(kafka_process().bootstrap_servers, influxdb) as rig:
         yield rig
-    finally:
-        rig.close()
 
 
 def put(rig: Rig, lines: bytes, *, topic: str = RAW, partition: int = 0) -> None:

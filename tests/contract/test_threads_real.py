@@ -14,7 +14,7 @@ import consumers.__main__
 from adapters.kafka import KafkaSource
 from native.process import Process
 from schemas.log import TopicPartition
-from tests.contract.test_worker_real import EVENTS, PARTITIONS, RAW, SYSTEM, Rig
+from tests.contract.test_worker_real import EVENTS, PARTITIONS, RAW, SYSTEM, Rig, provisioned
 from tests.deadline import eventually
 from tests.services import Influx
 
@@ -24,14 +24,9 @@ ALL = {TopicPartition(t, n) for t in (RAW, EVENTS, SYSTEM) for n in range(PARTIT
 
 
 @pytest.fixture
-def rig(kafka_process: Callable[..., object], influx: Influx) -> Iterator[Rig]:
-    rig = Rig(kafka_process().bootstrap_servers, influx)  # type: ignore[attr-defined]  # Broker
-    try:
-        rig.provision_topics()
-        rig.provision_buckets()
+def rig(kafka_process: Callable[..., Any], influx: Influx) -> Iterator[Rig]:
+    with provisioned(kafka_process().bootstrap_servers, influx) as rig:
         yield rig
-    finally:
-        rig.close()
 
 
 def test_two_threads_share_the_partitions_and_drain_together(

@@ -10,6 +10,7 @@ import threading
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 import pytest
 
@@ -128,15 +129,22 @@ def point(n: int) -> bytes:
     return f"resnet,run=a,host=n1 loss=0.5,step={n}i {START_MS + n}".encode()
 
 
-@pytest.fixture
-def rig(kafka_process: Callable[..., object], influx: Influx) -> Iterator[Rig]:
-    rig = Rig(kafka_process().bootstrap_servers, influx)  # type: ignore[attr-defined]  # Broker
+@contextmanager
+def provisioned(bootstrap_servers: str, influx: Influx) -> Iterator[Rig]:
+    """A rig with its topics and buckets, until the block ends."""
+    rig = Rig(bootstrap_servers, influx)
     try:
         rig.provision_topics()
         rig.provision_buckets()
         yield rig
     finally:
         rig.close()
+
+
+@pytest.fixture
+def rig(kafka_process: Callable[..., Any], influx: Influx) -> Iterator[Rig]:
+    with provisioned(kafka_process().bootstrap_servers, influx) as rig:
+        yield rig
 
 
 def test_blocks_in_kafka_become_points_by_wall_time_and_by_step(rig: Rig) -> None:
@@ -207,7 +215,7 @@ def test_two_workers_share_the_partitions_and_what_one_leaves_the_other_takes(ri
 
 
 def test_a_worker_that_starts_before_kafka_and_its_topics_waits_for_them(
-    kafka_process: Callable[..., object], influx: Influx
+    kafka_process: Callable[..., Any], influx: Influx
 ) -> None:
     (port,) = free_ports(1)
     with ExitStack() as stack:
