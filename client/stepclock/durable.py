@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from pathlib import Path
 
 from stepclock.segment import segment_numbers, segment_path
@@ -35,6 +36,8 @@ class Durability:
         self._begun = False
         self._told = False
         self._stopped = threading.Event()
+        #: Seconds of CPU that the thread took.
+        self.cpu_s = 0.0
         self.thread = threading.Thread(target=self._run, name="stepclock-fsync", daemon=True)
 
     def stop(self) -> None:
@@ -78,3 +81,4 @@ class Durability:
         while not stopped:
             stopped = self._stopped.wait(self._interval_s)
             self.turn()
+            self.cpu_s = time.thread_time()

@@ -95,7 +95,7 @@ class Engine:
     @property
     def cpu_s(self) -> float:
         """Seconds of CPU that the threads took so far."""
-        threads = (self.drain, self.sender, self.observer)
+        threads = (self.drain, self.sender, self.observer, self.durability)
         return sum(each.cpu_s for each in threads if each is not None)
 
     def flush(self, within_s: float) -> bool:

@@ -45,8 +45,11 @@ class Leftovers:
         gateway: Gateway,
         *,
         now: Callable[[], float] = time.monotonic,
+        durable: bool = False,
     ) -> None:
+        """durable: as for a `Delivery`."""
         self._own = own
+        self._durable = durable
         self._spool = spool
         self._gateway = gateway
         self._now = now
@@ -162,7 +165,7 @@ class Leftovers:
 
     def _take(self, folder: Path, stream: Stream) -> None:
         try:
-            delivery = Delivery(folder, stream, self._gateway, now=self._now)
+            delivery = Delivery(folder, stream, self._gateway, now=self._now, durable=self._durable)
         except OSError:  # sent by another, or gone
             return
         self._held[stream.name] = delivery, delivery.journal.totals.acknowledged

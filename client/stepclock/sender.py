@@ -43,6 +43,7 @@ class Sender:
         self._writer = writer
         self._now = now
         self._gateway = gateway or Gateway(settings.endpoint, settings.token, settings.ca_file)
+        self._durable = settings.fsync > 0
         self._own = Delivery(
             writer.folder,
             stream,
@@ -50,11 +51,13 @@ class Sender:
             writer.memory,
             acked=writer.acked,
             now=now,
-            durable=settings.fsync > 0,
+            durable=self._durable,
         )
         self._deliveries = {stream.name: self._own}
         #: Of earlier starts of the run; they wait for all of the above.
-        self.leftovers = Leftovers(stream, writer.folder.parent, self._gateway, now=now)
+        self.leftovers = Leftovers(
+            stream, writer.folder.parent, self._gateway, now=now, durable=self._durable
+        )
         self._children = False
         self._interval_s = settings.send_interval
         self._not_before = 0.0
@@ -233,7 +236,7 @@ class Sender:
                     stream,
                     self._gateway,
                     now=self._now,
-                    durable=self._settings.fsync > 0,
+                    durable=self._durable,
                 )
             except (OSError, ValueError):  # not whole yet, or sent by another
                 continue

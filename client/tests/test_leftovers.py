@@ -359,3 +359,16 @@ def test_idle_in_a_hurry_means_that_the_earlier_rows_are_stored_too(spool, resta
     run.pass_time(3)
     assert seen == [False, False]
     assert run.sender.idle
+
+
+def test_with_fsync_what_numbers_of_leftovers_mean_is_on_the_disk_before_they_are_sent(
+    spool, gateway, clock, monkeypatch
+):
+    forced = []
+    monkeypatch.setattr("stepclock.durable.force", lambda path: forced.append(path.name))
+    killed = spool.killed("m f=1 1")
+    own = Stream.read(spool.start(attempt=1).folder)
+    durable = Leftovers(own, spool.folder, gateway, now=clock, durable=True)
+    pass_time(durable, clock, 10)
+    assert gateway.lines == [b"m f=1 1"]
+    assert forced == ["journal.jsonl", killed.name]
