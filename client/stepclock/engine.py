@@ -16,7 +16,7 @@ from stepclock.drain import Drain
 from stepclock.identity import Identity
 from stepclock.journal import totals_of
 from stepclock.observer import Observer
-from stepclock.receipt import Receipt
+from stepclock.receipt import Receipt, Stats
 from stepclock.segment import is_locked, remove
 from stepclock.sender import Sender
 from stepclock.settings import Settings
@@ -158,6 +158,28 @@ class Engine:
     def logged(self) -> int:
         """Rows that were handed over, up to the last one that the drain took."""
         return self.buffer.put_rows
+
+    def stats(self) -> Stats:
+        """Where everything is at this moment."""
+        sender = self.sender
+        totals = sender.totals if sender else Totals()
+        return Stats(
+            logged=self.logged + len(self.buffer),
+            queued=len(self.buffer),
+            spooled=self.writer.lines,
+            acknowledged=totals.acknowledged,
+            stored=totals.stored,
+            refused=totals.refused,
+            dropped=self.writer.dropped_lines,
+            rows_dropped=self.rows_dropped,
+            ignored=self.drain.encoder.ignored,
+            requests=totals.requests,
+            limited=sender.limited if sender else 0,
+            recovered=sender.recovered if sender else 0,
+            retry_after_s=sender.retry_after_s if sender else 0.0,
+            cpu_s=self.cpu_s,
+            last_error=sender.last_error if sender else "",
+        )
 
     def receipt(self, state: str) -> Receipt:
         """What became of everything, after `stop`."""

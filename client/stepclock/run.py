@@ -20,7 +20,6 @@ from stepclock.scalars import PLAIN, snapshot, width
 from stepclock.settings import Settings
 from stepclock.state import config_lines, event_line
 from stepclock.stream import Stream
-from stepclock.tally import Totals
 
 _log = logging.getLogger("stepclock")
 
@@ -158,28 +157,7 @@ class Run:
 
     def stats(self) -> Stats:
         """Where everything is at this moment."""
-        engine = self.engine
-        if engine is None:
-            return Stats()
-        sender = engine.sender
-        totals = sender.totals if sender else Totals()
-        return Stats(
-            logged=engine.logged + len(engine.buffer),
-            queued=len(engine.buffer),
-            spooled=engine.writer.lines,
-            acknowledged=totals.acknowledged,
-            stored=totals.stored,
-            refused=totals.refused,
-            dropped=engine.writer.dropped_lines,
-            rows_dropped=engine.rows_dropped,
-            ignored=engine.drain.encoder.ignored,
-            requests=totals.requests,
-            limited=sender.limited if sender else 0,
-            recovered=sender.recovered if sender else 0,
-            retry_after_s=sender.retry_after_s if sender else 0.0,
-            cpu_s=engine.cpu_s,
-            last_error=sender.last_error if sender else "",
-        )
+        return Stats() if self.engine is None else self.engine.stats()
 
     def flush(self, timeout: float | None = None) -> bool:
         """Whether all that was logged is acknowledged in time; offline: is in the spool."""

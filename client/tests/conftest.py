@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from stepclock import settings
+from stepclock import process, settings
 
 
 @pytest.fixture(autouse=True)
@@ -17,3 +17,10 @@ def own_surroundings(tmp_path, monkeypatch):
     monkeypatch.setattr(settings, "_told", set())
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.setenv("STEPCLOCK_SPOOL_DIR", str(tmp_path / "spool"))
+
+
+@pytest.fixture(autouse=True)
+def no_run_is_left():
+    yield
+    for run in process.active_runs():
+        run.finish(timeout=0)

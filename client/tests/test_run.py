@@ -1,64 +1,16 @@
-import io
-import itertools
-import multiprocessing
+"""What a job does with a run, and what becomes of its rows."""
+
 import os
-import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
-from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
-from spools import all_lines, spooled
+from runs import DEAD, begin, script, states, steps
+from spools import all_lines
 
 import stepclock
-from stepclock import buffer, process, spool
-
-CLIENT = Path(stepclock.__file__).parents[1]
-
-#: Nobody listens there.
-DEAD = "http://127.0.0.1:9"
-
-
-@pytest.fixture(autouse=True)
-def no_run_is_left():
-    yield
-    for run in process.active_runs():
-        run.finish(timeout=0)
-
-
-def begin(experiment="e", **arguments):
-    arguments = {"mode": "offline", "handle_signals": False, "system_interval": 0, **arguments}
-    return stepclock.init(experiment, **arguments)
-
-
-def steps():
-    return sorted(int(line.split("step=")[1].split("i")[0]) for line in all_lines())
-
-
-def states():
-    lines = [line for line in all_lines("events") if line.startswith("run_state,")]
-    found = [line.split('state="')[1].split('"')[0] for line in lines]
-    return [state for state, _ in itertools.groupby(found)]  # `running` is told again and again
-
-
-def script(body, *, check=True, timeout=30, **environment):
-    """A Python program of its own."""
-    done = subprocess.run(
-        [sys.executable, "-c", "import stepclock, os, sys, time, signal\n" + textwrap.dedent(body)],
-        env={**os.environ, "PYTHONPATH": str(CLIENT), "STEPCLOCK_SYSTEM_INTERVAL": "0"}
-        | environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-        check=False,
-    )
-    if check:
-        assert done.returncode == 0, done.stderr
-    return done
+from stepclock import buffer, spool
 
 
 def test_offline_everything_is_in_the_spool_and_the_receipt_says_where():
@@ -107,111 +59,6 @@ def test_only_rank_zero_logs_unless_all_are_asked_for(monkeypatch):
     assert [line.split(" ")[0].split(",")[2] for line in all_lines()] == ["rank=3"]
 
 
-def test_init_and_log_need_no_server_and_finish_keeps_to_its_timeout():
-    began = time.monotonic()
-    run = begin(mode="online", endpoint=DEAD)
-    run.log({"loss": 1}, 1)
-    assert time.monotonic() - began < 2
-    began = time.monotonic()
-    receipt = run.finish(timeout=1.0)
-    assert time.monotonic() - began < 2
-    assert receipt.unsent == receipt.lines > 0
-    assert steps() == [1]
-
-
-def test_a_server_that_accepts_and_never_answers_does_not_hold_finish():
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as deaf:
-        run = begin(mode="online", endpoint=f"http://127.0.0.1:{deaf.getsockname()[1]}")
-        run.log({"loss": 1}, 1)
-        began = time.monotonic()
-        receipt = run.finish(timeout=1.0)
-        assert time.monotonic() - began < 2
-        assert receipt.unsent == receipt.lines
-
-
-def test_rows_that_a_killed_start_left_do_not_hold_finish_either():
-    import socket
-
-    with socket.create_server(("127.0.0.1", 0)) as deaf:
-        address = f"http://127.0.0.1:{deaf.getsockname()[1]}"
-        script(
-            f"""
-            run = stepclock.init("e", run_id="r", mode="offline", endpoint="{address}")
-            run.log({{"loss": 1}}, 1)
-            assert run.flush()
-            os.kill(os.getpid(), signal.SIGKILL)
-            """,
-            check=False,
-        )
-        run = begin(mode="online", run_id="r", endpoint=address)
-        began = time.monotonic()
-        receipt = run.finish(timeout=1.0)
-        assert time.monotonic() - began < 2
-        assert receipt.recovered == 0
-        assert steps() == [1]
-
-
-def test_ctrl_c_ends_the_wait_for_a_server_and_what_is_left_is_told():
-    done = script(
-        f"""
-        import threading
-        from stepclock import engine
-        engine._PATIENCE_S = 0.1
-        run = stepclock.init("e", endpoint="{DEAD}", finish_timeout=20)
-        run.log({{"loss": 1}}, 1)
-        run.flush(0.3)
-        import logging
-        class Handler(logging.StreamHandler):
-            def emit(self, record):
-                super().emit(record)
-                if "waiting" in record.getMessage():
-                    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
-        logging.getLogger().addHandler(Handler())
-        began = time.monotonic()
-        try:
-            run.finish()
-        except KeyboardInterrupt:
-            sys.exit(0 if time.monotonic() - began < 10 else 1)
-        """
-    )
-    assert "Ctrl-C ends it, and what is not sent stays in the spool" in done.stderr
-    assert "1 logged, 0 of" in done.stderr
-    assert "send it with: stepclock sync" in done.stderr
-    assert "Traceback" not in done.stderr
-    assert steps() == [1]
-
-
-def test_ctrl_c_at_the_end_of_the_program_ends_it_without_a_traceback():
-    program = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            f"""
-import stepclock
-from stepclock import engine
-engine._PATIENCE_S = 0.1
-stepclock.init("e", endpoint="{DEAD}", finish_timeout=20).log({{"loss": 1}}, 1)
-""",
-        ],
-        env={**os.environ, "PYTHONPATH": str(CLIENT), "STEPCLOCK_SYSTEM_INTERVAL": "0"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    with program:
-        told = ""
-        while "waiting for the gateway" not in told:
-            line = program.stderr.readline()
-            assert line, told
-            told += line
-        program.send_signal(signal.SIGINT)
-        told += program.communicate(timeout=10)[1]
-    assert "send it with: stepclock sync" in told
-    assert "Traceback" not in told
-    assert steps() == [1]
-
-
 def test_a_run_shows_itself_and_a_notebook_is_told_of_one_that_was_left_behind(monkeypatch, caplog):
     monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
     left = begin(run_id="left")
@@ -227,55 +74,6 @@ def test_a_run_shows_itself_and_a_notebook_is_told_of_one_that_was_left_behind(m
     assert DEAD in repr(online)
 
 
-def test_good_news_goes_to_the_log_or_to_a_terminal_and_nowhere_else(monkeypatch, caplog):
-    class Screen(io.StringIO):
-        def __init__(self, *, live):
-            super().__init__()
-            self.isatty = lambda: live
-
-    screen, file = Screen(live=True), Screen(live=False)
-    monkeypatch.setattr(sys, "stderr", screen)
-    caplog.set_level("INFO", "stepclock")
-    process.say("stored")
-    assert caplog.messages == ["stored"]
-    assert screen.getvalue() == ""
-    monkeypatch.setattr(process, "_log", SimpleNamespace(hasHandlers=lambda: False))
-    process.say("stored")
-    assert screen.getvalue() == "stored\n"
-    for where in (file, None):
-        monkeypatch.setattr(sys, "stderr", where)
-        process.say("stored")
-    assert file.getvalue() == ""
-
-
-def test_the_end_of_the_program_finishes_the_run():
-    script(
-        """
-        run = stepclock.init("e", mode="offline")
-        run.log({"loss": 1}, 1)
-        """
-    )
-    assert steps() == [1]
-    assert states() == ["running", "finished"]
-
-
-def test_an_exception_makes_the_run_failed_with_a_block_and_without():
-    with pytest.raises(RuntimeError), begin():
-        raise RuntimeError("out of memory")
-    assert states() == ["running", "failed"]
-    [line] = [line for line in all_lines("events") if 'state="failed"' in line]
-    assert 'reason="RuntimeError: out of memory"' in line
-    done = script(
-        """
-        run = stepclock.init("e", mode="offline")
-        raise KeyError("x")
-        """,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert states().count("failed") == 2
-
-
 def test_the_state_carries_the_first_and_the_last_step():
     run = begin()
     for step in (7, 3, 9):
@@ -286,91 +84,6 @@ def test_the_state_carries_the_first_and_the_last_step():
     assert line.startswith(f"run_state,attempt=0,experiment=e,rank=0,run={run.id} ")
 
 
-@pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_a_signal_makes_the_run_preempted_and_then_does_what_it_would_have_done(name):
-    done = script(
-        f"""
-        run = stepclock.init("e", mode="offline")
-        run.log({{"loss": 1}}, 1)
-        os.kill(os.getpid(), signal.{name})
-        time.sleep(20)
-        """,
-        check=False,
-    )
-    assert done.returncode == -getattr(signal, name)
-    assert steps() == [1]
-    assert states() == ["running", "preempted"]
-
-
-def test_a_handler_of_the_jobs_own_still_runs_and_the_job_may_go_on():
-    done = script(
-        """
-        signal.signal(signal.SIGTERM, lambda *_: print("saved"))
-        run = stepclock.init("e", mode="offline")
-        os.kill(os.getpid(), signal.SIGTERM)
-        run.log({"loss": 1}, 1)
-        """
-    )
-    assert done.stdout == "saved\n"
-    assert steps() == [1]
-    assert states()[-1] == "preempted"
-
-
-@pytest.mark.parametrize("max_memory", [1 << 30, 1 << 20])
-def test_log_from_a_signal_handler_never_deadlocks(max_memory):
-    done = script(
-        """
-        run = stepclock.init("e", mode="offline")
-        import itertools
-        numbers, calls = itertools.count(), []
-        def handler(*_):  # may interrupt itself
-            calls.append(next(numbers))
-            run.log({"from_handler": 1.0}, 10**9 + len(calls))
-        signal.signal(signal.SIGALRM, handler)
-        signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
-        end = time.monotonic() + 0.5
-        step = 0
-        while time.monotonic() < end:
-            run.log({"a": 1.0, "b": {"c": step}}, step)
-            step += 1
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        receipt = run.finish()
-        assert len(calls) > 50
-        assert receipt.logged == step + len(calls), (receipt, step, len(calls))
-        assert not receipt.rows_dropped
-        """,
-        STEPCLOCK_MAX_MEMORY=str(max_memory),
-    )
-    assert done.returncode == 0
-
-
-def test_what_is_logged_after_the_end_is_told_and_harms_nobody(caplog):
-    run = begin()
-    run.finish()
-    run.log({"loss": 1}, 1)
-    run.event("late")
-    run.configure({"a": 1})
-    assert run.flush()
-    assert "the run is finished" in caplog.text
-    assert all_lines() == []
-
-
-def test_threads_may_log_into_one_run():
-    run = begin()
-
-    def work(number):
-        for step in range(500):
-            run.log({"loss": step}, step * 8 + number)
-
-    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert run.finish().logged == 4000
-    assert steps() == list(range(4000))
-
-
 def test_the_first_step_is_told_as_soon_as_it_is_known():
     run = begin()
     assert run.flush(timeout=5)
@@ -378,126 +91,6 @@ def test_the_first_step_is_told_as_soon_as_it_is_known():
     run.log({"loss": 1}, 40)
     assert run.flush(timeout=5)
     assert 'state="running",first_step=40i,' in "".join(all_lines("events"))
-
-
-def test_two_runs_in_one_process_do_not_mix():
-    first, second = begin("one", run_id="a"), begin("two", run_id="b")
-    first.log({"x": 1}, 1)
-    second.log({"y": 2}, 2)
-    first.finish()
-    second.finish()
-    assert {line.split(",")[0] for line in all_lines()} == {"one", "two"}
-    assert len(spooled()) == 2
-
-
-def test_a_forked_child_logs_through_the_run_and_ends(tmp_path):
-    done = script(
-        """
-        run = stepclock.init("e", mode="offline")
-        run.log({"loss": 0}, 0)
-        children = []
-        for number in range(1, 4):
-            pid = os.fork()
-            if pid == 0:
-                run.log({"loss": number}, number)
-                sys.exit(0)
-            children.append(pid)
-        for pid in children:
-            assert os.waitpid(pid, 0)[1] == 0
-        """
-    )
-    assert done.stderr.count("Traceback") == 0
-    assert steps() == [0, 1, 2, 3]
-    assert states() == ["running", "finished"]
-    assert len(spooled()) == 4
-
-
-def test_a_child_forked_from_a_job_that_logs_without_a_pause_logs_likewise_and_ends():
-    script(
-        """
-        import threading
-        run = stepclock.init("e", mode="offline", max_memory=1 << 20)
-        def flood():
-            for step in range(1000, 9000):
-                run.log({"loss": 1.0}, step)
-        thread = threading.Thread(target=flood)
-        thread.start()
-        while len(run.engine.buffer) < 100:
-            time.sleep(0.001)
-        pid = os.fork()
-        if pid == 0:
-            for step in range(10_000, 15_000):
-                run.log({"loss": 1.0}, step)
-            sys.exit(0)
-        assert os.waitpid(pid, 0)[1] == 0
-        thread.join()
-        """
-    )
-    assert steps() == [*range(1000, 9000), *range(10_000, 15_000)]
-
-
-def test_a_worker_that_outlives_its_run_says_where_its_rows_are():
-    done = script(
-        f"""
-        run = stepclock.init("e", endpoint="{DEAD}")
-        ended, end = os.pipe()
-        if os.fork() == 0:
-            os.close(end)
-            os.read(ended, 1)  # until the other process has ended
-            run.log({{"loss": 1}}, 1)
-            sys.exit(0)
-        run.engine.drain.wait_for_turn(10)
-        os.kill(os.getpid(), signal.SIGKILL)
-        """,
-        check=False,  # its pipes end with the last of both
-    )
-    assert "send it with: stepclock sync" in done.stderr
-    assert steps() == [1]
-
-
-def test_a_worker_whose_run_lives_says_nothing():
-    done = script(
-        f"""
-        run = stepclock.init("e", endpoint="{DEAD}")
-        child = os.fork()
-        if child == 0:
-            grandchild = os.fork()
-            if grandchild == 0:
-                run.log({{"loss": 1}}, 1)
-                sys.exit(0)
-            os.waitpid(grandchild, 0)
-            sys.exit(0)
-        os.waitpid(child, 0)
-        os.kill(os.getpid(), signal.SIGKILL)
-        """,
-        check=False,
-    )
-    assert "stepclock sync" not in done.stderr
-    assert steps() == [1]
-
-
-def _work(run, number):
-    for step in range(10):
-        run.log({"worker": number}, number * 10 + step)
-
-
-@pytest.mark.parametrize("method", ["fork", "spawn"])
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_rows_of_worker_processes_arrive_and_no_worker_hangs(method, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", str(CLIENT))
-    context = multiprocessing.get_context(method)
-    run = begin()
-    run.log({"loss": 1}, 1000)
-    count = 8 if method == "fork" else 2
-    workers = [context.Process(target=_work, args=(run, number)) for number in range(count)]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join(60)
-        assert worker.exitcode == 0
-    run.finish()
-    assert steps() == [*range(count * 10), 1000]
-    assert states() == ["running", "finished"]
 
 
 def test_strict_raises_what_would_be_told():
@@ -641,40 +234,6 @@ def test_the_import_loads_nothing_of_the_network():
         """
     )
     assert done.stdout.strip() == "[]"
-
-
-def test_a_job_killed_at_a_random_moment_leaves_all_but_the_last_rows(tmp_path):
-    popen = subprocess.Popen(
-        [
-            sys.executable,
-            "-c",
-            textwrap.dedent(
-                """
-                import stepclock, sys, time
-                run = stepclock.init("e", mode="offline", system_interval=0)
-                step = 0
-                while True:
-                    run.log({"loss": 1.0}, step)
-                    print(step, flush=True)
-                    step += 1
-                    time.sleep(0.001)
-                """
-            ),
-        ],
-        env={**os.environ, "PYTHONPATH": str(CLIENT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    with popen:
-        for line in popen.stdout:
-            if int(line) == 400:
-                break
-        popen.kill()
-        rest = popen.stdout.read().split()
-    last = int(rest[-1]) if rest and rest[-1].isdecimal() else 400
-    found = steps()
-    assert found == list(range(len(found)))
-    assert len(found) > last - 300  # generous: a tenth of a second is about a hundred rows
 
 
 def test_a_row_whose_step_can_not_be_is_missing_in_the_receipt(caplog):
