@@ -65,6 +65,7 @@ class Drain:
         self.preempted: str | None = None
         self._preempted_told = False
         self._first_step_told: int | None = None
+        self._word = "running", ""
         self._next_heartbeat = 0.0
         self._told_at: dict[str, float] = {}
         self._changed = threading.Condition()
@@ -154,17 +155,24 @@ class Drain:
         if not self._announce:
             return
         now = self._now()
+        last = self._stopped and self.ending is not None
+        # Whoever clears away what an earlier attempt logged from here on waits for the first step.
+        began = self._first_step_told is None and self.encoder.first_step is not None
+        if now >= self._next_heartbeat:
+            self._tell(now, "running", "")
+        elif began and not last:
+            self._write_state(*self._word)
         if self.preempted is not None and not self._preempted_told:
             self._preempted_told = True
-            self._write_state("preempted", self.preempted)
+            self._tell(now, "preempted", self.preempted)
         elif self._stopped and self.ending is not None:
             self._write_state(*self.ending)
-        elif now >= self._next_heartbeat or (
-            # Whoever clears away what an earlier attempt logged from here on waits for it.
-            self._first_step_told is None and self.encoder.first_step is not None
-        ):
-            self._next_heartbeat = now + max(1.0, self._settings.heartbeat_interval)
-            self._write_state("running", "")
+
+    def _tell(self, now: float, state: str, reason: str) -> None:
+        """Write a state. It holds until the next heartbeat: a preempted job may go on."""
+        self._next_heartbeat = now + max(1.0, self._settings.heartbeat_interval)
+        self._word = state, reason
+        self._write_state(state, reason)
 
     def _write_state(self, state: str, reason: str) -> None:
         first, last = self.encoder.first_step, self.encoder.last_step
