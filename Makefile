@@ -80,7 +80,7 @@ $(VENV)/.bench: locks/bench.txt | $(STAMP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r locks/bench.txt
 	@touch $@
 
-budgets: $(STAMP) ## instructions of hot functions and memory of a request, against bench/budgets.toml
+budgets: $(STAMP) ## instructions of hot functions and memory of a request, against bench/budgets/budgets.toml
 	$(BIN)/python -m bench budgets
 
 CLIENTS := .venv-bench-client
@@ -92,8 +92,8 @@ bench-client: $(STAMP) $(CLIENTS)/.installed ## stepclock beside Trackio, wandb,
 FRAMEWORKS := .venv-integrations
 
 test-integrations: $(FRAMEWORKS)/.installed ## the client under transformers and lightning (some gigabytes)
-	$(FRAMEWORKS)/bin/python -m pytest client/tests/test_dataloader.py \
-		client/tests/test_huggingface.py client/tests/test_lightning.py client/tests/test_tensors.py
+	$(FRAMEWORKS)/bin/python -m pytest client/tests/integrations/test_dataloader.py \
+		client/tests/integrations/test_huggingface.py client/tests/integrations/test_lightning.py client/tests/record/test_tensors.py
 
 $(CLIENTS)/.installed: locks/bench-client.txt
 $(FRAMEWORKS)/.installed: locks/integrations.txt

@@ -20,7 +20,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import NoScriptError, RedisError
 
-from schemas.shared_buckets import Charged, SharedBucketsAway
+from schemas.tenants.shared_buckets import Charged, SharedBucketsAway
 
 _UNIT = 10**6  # millionths of a point; 1 µs at 1 point/s adds exactly one
 
@@ -79,7 +79,7 @@ class _Call:
 
 
 class RedisBuckets:
-    """Implements `schemas.shared_buckets.SharedBuckets`.
+    """Implements `schemas.tenants.shared_buckets.SharedBuckets`.
 
     timeout_s: what one call may take in all, connecting included. now_us: instead of the
     server's time.

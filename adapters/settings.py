@@ -17,7 +17,8 @@ import platformdirs
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from adapters.kafka_connection import KafkaConnection, SaslMechanism, SecurityProtocol
+from adapters.kafka.connection import KafkaConnection, SaslMechanism, SecurityProtocol
+from schemas.retention import InvalidRetention, RetentionClass, default_text, parse
 
 PREFIX = "STEPCLOCK_"
 
@@ -255,3 +256,12 @@ def unknown_variables(
         near = difflib.get_close_matches(variable, sorted(names), n=1, cutoff=0.6)
         found.append((variable, near[0] if near else None))
     return found
+
+
+def load_retention(path: Path | None) -> Mapping[str, RetentionClass]:
+    """The classes of a file, or of the one that ships. Raises InvalidRetention, OSError."""
+    text = default_text() if path is None else path.read_text("utf-8")
+    try:
+        return parse(text)
+    except InvalidRetention as exc:
+        raise InvalidRetention(f"{path or 'retention.toml'}: {exc}") from exc

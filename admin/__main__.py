@@ -8,23 +8,24 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from admin import dlq, keys
-from admin.backfill import backfill_command
+from admin import keys
+from admin.backfill.command import backfill_command
 from admin.check_config import check_config_command
-from admin.chosen_settings import chosen_settings
+from admin.context import chosen_settings
 from admin.demo import demo_command
-from admin.lag import lag_command
-from admin.ledger import ledger_command
-from admin.provision import provision_command
+from admin.dlq import command as dlq
+from admin.lag.command import lag_command
+from admin.ledger.command import ledger_command
+from admin.provision.command import provision_command
 from admin.settings import settings_command
 from admin.terminal import plain
 from consumers.settings import ConsumerSettings
 from embedded.settings import ServeSettings
-from ingest.credentials import NoKeys
+from ingest.keys.credentials import NoKeys
 from ingest.settings import GatewaySettings
 from janitor.settings import JanitorSettings
-from schemas.keys import InvalidKeys
 from schemas.retention import InvalidRetention
+from schemas.tenants.keys import InvalidKeys
 
 _errors = Console(stderr=True, highlight=False)
 

@@ -17,22 +17,21 @@ from pydantic_settings import SettingsError
 from rich.console import Console
 from rich.table import Table
 
-from adapters.influx import InfluxAdmin
-from adapters.kafka import KafkaAdmin
-from adapters.retention import load_retention
-from adapters.settings import PREFIX, CommonSettings, problems, unknown_variables
-from admin.plan import Action, Change, plan_buckets, plan_mappings, plan_topics
-from admin.plan_rollups import plan_rollups
+from adapters.influx.admin import InfluxAdmin
+from adapters.kafka.admin import KafkaAdmin
+from adapters.settings import PREFIX, CommonSettings, load_retention, problems, unknown_variables
+from admin.provision.plan import Action, Change, plan_buckets, plan_mappings, plan_topics
+from admin.provision.plan_rollups import plan_rollups
 from admin.terminal import plain
 from consumers.settings import ConsumerSettings
 from embedded.settings import ServeSettings
 from ingest.settings import GatewaySettings, HttpSettings
 from janitor.settings import JanitorSettings
-from schemas.keys import DEFAULT_NAMESPACE, InvalidKeys, KeyRecord, Role
-from schemas.keys_file import parse
-from schemas.log import LogUnavailable
+from schemas.log.protocols import LogUnavailable
 from schemas.retention import InvalidRetention, RetentionClass, format_duration
-from schemas.store import StoreError
+from schemas.store.protocols import StoreError
+from schemas.tenants.keys import DEFAULT_NAMESPACE, InvalidKeys, KeyRecord, Role
+from schemas.tenants.keys_file import parse
 
 _COMMANDS: Mapping[str, type[CommonSettings]] = {
     "gateway": GatewaySettings,

@@ -14,9 +14,9 @@ from rich.table import Table
 
 from adapters.settings import default_keys_file
 from admin.audit import audited
-from ingest.credentials import write_private
-from schemas.keys import DEFAULT_NAMESPACE, InvalidKeys, KeyRecord, Role, Tenant, new_key
-from schemas.keys_file import dump, parse
+from ingest.keys.credentials import write_private
+from schemas.tenants.keys import DEFAULT_NAMESPACE, InvalidKeys, KeyRecord, Role, Tenant, new_key
+from schemas.tenants.keys_file import dump, parse
 
 app = typer.Typer(no_args_is_help=True, help="Make, list and revoke keys.")
 

@@ -15,15 +15,17 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 
-from bench import budgets, machine, report
-from bench.drain import Stalled
-from bench.influx import WriteFailed
+from bench import report
+from bench.budgets import budgets
+from bench.consumer.drain import Stalled
+from bench.lab import machine
+from bench.lab.influx import WriteFailed
 from bench.options import changed, options
 from bench.parts import PARTS, README, Part
 from bench.report import Page
 from native.process import StartFailed
 from native.step import PreparationFailed
-from schemas.log import LogUnavailable
+from schemas.log.protocols import LogUnavailable
 
 #: Width of the tables where standard output is no terminal.
 _COLUMNS = 130
@@ -94,9 +96,11 @@ def _command(part: Part[Any], page: Page) -> Callable[..., None]:
 
 
 def _budgets(
-    write: Annotated[bool, typer.Option("--write", help="Renew bench/budgets.toml.")] = False,
+    write: Annotated[
+        bool, typer.Option("--write", help="Renew bench/budgets/budgets.toml.")
+    ] = False,
 ) -> None:
-    """Instructions of hot functions and memory of a request, within 10 % of bench/budgets.toml.
+    """Instructions of hot functions and memory of a request, within 10 % of bench/budgets/budgets.toml.
 
     Takes half a minute; needs valgrind. Exit code 1: something costs more, or less, than the file
     says. Without valgrind, or with another Python than the file's, it is skipped; with CI set it

@@ -7,24 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
-from bench import (
-    batch_size,
-    chain,
-    consumer,
-    embedded,
-    gateway,
-    gateway_kill,
-    growth,
-    isolation,
-    postgres,
-    ranks,
-    rate_limit,
-    rebalance,
-    scaling,
-    validation,
-)
+from bench.chain import chain
+from bench.consumer import batch_size, consumer, rebalance, scaling
+from bench.embedded import embedded
+from bench.gateway import gateway, isolation, rate_limit, validation
+from bench.gateway import kill as gateway_kill
+from bench.growth import growth
+from bench.lab.services import Tell
+from bench.postgres import postgres
+from bench.ranks import ranks
 from bench.report import Section, between_markers
-from bench.services import Tell
 
 PlanT = TypeVar("PlanT")
 _PlanT_contra = TypeVar("_PlanT_contra", contravariant=True)

@@ -6,9 +6,10 @@ import logging
 import threading
 from collections.abc import Callable
 
-from adapters.influx import InfluxWriter
-from adapters.kafka import KafkaPublisher, KafkaSource
-from adapters.retention import load_retention
+from adapters.influx.writer import InfluxWriter
+from adapters.kafka.publisher import KafkaPublisher
+from adapters.kafka.source import KafkaSource
+from adapters.settings import load_retention
 from consumers.dead_letters import DeadLetters
 from consumers.errors import ConsumerStopped
 from consumers.probes import Probes
@@ -16,9 +17,8 @@ from consumers.settings import ConsumerSettings
 from consumers.team import Team
 from consumers.views import StepsView, WallView
 from consumers.worker import Worker
-from schemas.log import LogUnavailable, RecordRefused
+from schemas.log.protocols import DEAD_LETTER_TOPIC, LogUnavailable, RecordRefused, topic_of
 from schemas.retention import Kind
-from schemas.topics import DEAD_LETTER_TOPIC, topic_of
 from telemetry.logs import configure
 from telemetry.stop_signals import StopSignals
 

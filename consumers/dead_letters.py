@@ -11,11 +11,10 @@ from typing import Protocol
 
 from consumers.canary import is_canary
 from consumers.errors import DeadLettersUnwritable
-from consumers.isolate import Condemned
-from schemas.block import MAX_BLOCK_BYTES
-from schemas.dead_letter import DeadLetter, encode_headers
-from schemas.log import LogUnavailable, Publisher, RecordRefused
-from schemas.topics import DEAD_LETTER_TOPIC
+from consumers.writing.isolate import Condemned
+from schemas.log.block import MAX_BLOCK_BYTES
+from schemas.log.dead_letter import DeadLetter, encode_headers
+from schemas.log.protocols import DEAD_LETTER_TOPIC, LogUnavailable, Publisher, RecordRefused
 from telemetry.metrics import DEAD_LETTERS, tenant_label
 
 #: Bytes sent before their acknowledgements are awaited.

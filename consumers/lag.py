@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
-from schemas.log import LogUnavailable, Source, TopicPartition
+from schemas.log.protocols import LogUnavailable, Source, TopicPartition
 from telemetry.metrics import LAG, OLDEST_UNSETTLED
 
 

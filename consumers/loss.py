@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from consumers.errors import ConsumerStopped, LossAccepted, RecordsLost
-from schemas.log import OffsetsLost, Source
+from schemas.log.protocols import OffsetsLost, Source
 from telemetry.metrics import LOST_OFFSETS
 
 _log = logging.getLogger(__name__)

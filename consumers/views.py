@@ -11,11 +11,11 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from schemas.block import Block
-from schemas.bounds import MAX_STEP
-from schemas.field_token import integer
-from schemas.line_protocol import Refused, encode, parse, split
-from schemas.precision import Precision
+from schemas.line_protocol.bounds import MAX_STEP
+from schemas.line_protocol.codec import Refused, encode, parse, split
+from schemas.line_protocol.precision import Precision
+from schemas.line_protocol.tokens import integer
+from schemas.log.block import Block
 from schemas.retention import DEFAULT_CLASS, EVENTS_CLASS, STEP_CLASS
 
 _NONFINITE = b"nonfinite"

@@ -9,22 +9,28 @@ import time
 from collections.abc import Callable, Collection, Sequence
 from functools import partial
 
-from consumers.batch_size import BatchSize
+from consumers.batches.batch_size import BatchSize
+from consumers.batches.offsets import OffsetTracker
+from consumers.batches.pauses import Pauses
 from consumers.canary import CanaryWatch
 from consumers.dead_letters import LetterKeeper, letters_of
-from consumers.destinations import Destination, Destinations
-from consumers.intake import Intake, take_in
 from consumers.lag import LagGauge
 from consumers.loss import end_of_loss
-from consumers.offsets import OffsetTracker
-from consumers.outcomes import count_refused, count_settled
-from consumers.pauses import Pauses
+from consumers.records.intake import Intake, take_in
 from consumers.settings import WorkerSettings
-from consumers.storer import Storer
 from consumers.views import View
-from schemas.log import LogUnavailable, OffsetsLost, Record, Source, TopicPartition
-from schemas.store import LineWriter
-from schemas.topics import class_of
+from consumers.writing.destinations import Destination, Destinations
+from consumers.writing.outcomes import count_refused, count_settled
+from consumers.writing.storer import Storer
+from schemas.log.protocols import (
+    LogUnavailable,
+    OffsetsLost,
+    Record,
+    Source,
+    TopicPartition,
+    class_of,
+)
+from schemas.store.protocols import LineWriter
 from telemetry.metrics import REBALANCES
 
 _log = logging.getLogger(__name__)

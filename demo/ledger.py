@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from demo.rows import Row
-from schemas.store import FieldValue, StoredPoint, StoreReader
+from schemas.store.protocols import FieldValue, StoredPoint, StoreReader
 
 
 class RowKey(NamedTuple):

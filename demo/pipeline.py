@@ -12,12 +12,12 @@ from demo import gateway, latency
 from demo.gateway import ReadFailed
 from demo.latency import Histogram
 from demo.plan import TENANTS
-from embedded.store import SqliteStore
+from embedded.store.store import SqliteStore
 from native.ports import LOOPBACK, free_ports
 from native.process import Process
-from schemas import keys
-from schemas.keys_file import dump
-from schemas.store import StoreReader
+from schemas.store.protocols import StoreReader
+from schemas.tenants import keys
+from schemas.tenants.keys_file import dump
 
 _READY_TIMEOUT_S = 60.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from demo.training import Hyperparameters
-from schemas.keys import DEFAULT_NAMESPACE, Tenant
+from schemas.tenants.keys import DEFAULT_NAMESPACE, Tenant
 
 NAMESPACE = DEFAULT_NAMESPACE
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from adapters.influx import InfluxReader
+from adapters.influx.reader import InfluxReader
 from demo.backends import Backends
 from demo.pipeline import Pipeline, start_service, write_keys
 from native.step import run_step

@@ -10,7 +10,7 @@ from rich.table import Table
 from demo.ledger import Cells, by_run
 from demo.plan import Plan
 from demo.progress import Progress
-from schemas.store import FieldValue
+from schemas.store.protocols import FieldValue
 
 
 def runs_table(plan: Plan, stored: Cells, progress: Mapping[str, Progress]) -> Table:

@@ -17,7 +17,7 @@ from demo.plan import make_plan
 from demo.real import start_real
 from native.process import StartFailed
 from native.step import PreparationFailed
-from schemas.store import StoreUnavailable
+from schemas.store.protocols import StoreUnavailable
 
 __all__ = ["DemoFailed", "show"]
 

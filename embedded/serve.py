@@ -7,30 +7,30 @@ import sys
 import threading
 from pathlib import Path
 
-from adapters.retention import load_retention
+from adapters.settings import load_retention
 from consumers.dead_letters import DeadLetters
 from consumers.errors import ConsumerStopped, LossAccepted
 from consumers.views import WallView
 from consumers.worker import Worker
-from embedded.log import SqliteLog
-from embedded.log_publisher import SqlitePublisher
-from embedded.log_source import SqliteSource
-from embedded.progress import SqliteProgress
+from embedded.log.file import SqliteLog
+from embedded.log.progress import SqliteProgress
+from embedded.log.publisher import SqlitePublisher
+from embedded.log.source import SqliteSource
 from embedded.server_thread import ServerThread
 from embedded.settings import ServeSettings
-from embedded.store import SqliteStore
+from embedded.store.store import SqliteStore
 from embedded.upkeep import Upkeep
 from ingest.app import Dependencies, create_app
-from ingest.auth import KeyStore
-from ingest.connection_bounds import ConnectionBounds
-from ingest.credentials import ensure_keys
-from ingest.server import HttpServer, run_http
+from ingest.http.bounds import ConnectionBounds
+from ingest.http.server import HttpServer, run_http
+from ingest.keys.auth import KeyStore
+from ingest.keys.credentials import ensure_keys
 from janitor.janitor import Janitor
 from janitor.loop import Loop
 from janitor.namespaces import Namespaces
 from schemas.canary import class_of_canaries
+from schemas.log.protocols import DEAD_LETTER_TOPIC, topic_of
 from schemas.retention import Kind
-from schemas.topics import DEAD_LETTER_TOPIC, topic_of
 from telemetry.logs import configure
 
 _log = logging.getLogger("stepclock.embedded")

@@ -6,7 +6,7 @@ import logging
 import threading
 from collections.abc import Callable
 
-from ingest.server import HttpServer
+from ingest.http.server import HttpServer
 
 _log = logging.getLogger("stepclock.embedded")
 

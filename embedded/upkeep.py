@@ -7,12 +7,11 @@ import threading
 import time
 from collections.abc import Callable, Collection
 
-from embedded.log import SqliteLog
-from embedded.log_source import SqliteSource
-from embedded.store import SqliteStore
-from schemas.log import LogUnavailable, TopicPartition
-from schemas.store import StoreUnavailable
-from schemas.topics import DEAD_LETTER_TOPIC
+from embedded.log.file import SqliteLog
+from embedded.log.source import SqliteSource
+from embedded.store.store import SqliteStore
+from schemas.log.protocols import DEAD_LETTER_TOPIC, LogUnavailable, TopicPartition
+from schemas.store.protocols import StoreUnavailable
 
 _log = logging.getLogger("stepclock.embedded")
 

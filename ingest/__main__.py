@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import sys
 
-from adapters.influx import InfluxReader
-from adapters.kafka import KafkaProgress, KafkaPublisher
+from adapters.influx.reader import InfluxReader
+from adapters.kafka.progress import KafkaProgress
+from adapters.kafka.publisher import KafkaPublisher
 from adapters.redis import RedisBuckets
-from adapters.retention import load_retention
+from adapters.settings import load_retention
 from ingest.app import Dependencies, create_app
-from ingest.auth import KeyStore
-from ingest.connection_bounds import ConnectionBounds
-from ingest.credentials import ensure_keys
-from ingest.server import run_http
+from ingest.http.bounds import ConnectionBounds
+from ingest.http.server import run_http
+from ingest.keys.auth import KeyStore
+from ingest.keys.credentials import ensure_keys
 from ingest.settings import GatewaySettings
+from schemas.log.protocols import DEAD_LETTER_TOPIC, topic_of
 from schemas.retention import Kind
-from schemas.topics import DEAD_LETTER_TOPIC, topic_of
 from telemetry.logs import configure
 
 

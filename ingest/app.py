@@ -19,34 +19,34 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ingest import errors
-from ingest.auth import KeyStore
-from ingest.body import Bounds
-from ingest.byte_budget import ByteBudget
-from ingest.canary import Canary
-from ingest.circuit_breaker import CircuitBreaker
-from ingest.dry_run import DryRun
-from ingest.endpoint import Endpoint
-from ingest.endpoint import Response as Reply
 from ingest.errors import Dialect, GatewayError
-from ingest.group_commit import GroupCommit
-from ingest.intake import Intake
-from ingest.judge import Judge
-from ingest.metrics_route import MetricsRoute
-from ingest.openapi import document
-from ingest.probes import Lifecycle, probe_routes
-from ingest.rate_limit import Limit
-from ingest.read import read_routes
-from ingest.receipts import receipt_routes
-from ingest.series_limit import SeriesLimiter
+from ingest.http.body import Bounds
+from ingest.http.endpoint import Endpoint
+from ingest.http.endpoint import Response as Reply
+from ingest.keys.auth import KeyStore
+from ingest.limits.byte_budget import ByteBudget
+from ingest.limits.dry_run import DryRun
+from ingest.limits.series import SeriesLimiter
+from ingest.limits.tenant import TenantLimits
+from ingest.limits.token_bucket import Limit
+from ingest.pages.openapi import document
+from ingest.pages.probes import Lifecycle, probe_routes
+from ingest.publish.canary import Canary
+from ingest.publish.circuit_breaker import CircuitBreaker
+from ingest.publish.group_commit import GroupCommit
+from ingest.publish.supervisor import forget_idle, supervise_log
+from ingest.read.receipts import receipt_routes
+from ingest.read.routes import read_routes
+from ingest.read.settlement import Settlement
 from ingest.settings import HttpSettings
-from ingest.settlement import Settlement
-from ingest.supervisor import forget_idle, supervise_log
-from ingest.tenant_limits import TenantLimits
-from ingest.write import WriteRoute
-from schemas.log import Progress, Publisher
+from ingest.write.intake import Intake
+from ingest.write.json_rows import MetricsRoute
+from ingest.write.judge import Judge
+from ingest.write.lines import WriteRoute
+from schemas.log.protocols import Progress, Publisher
 from schemas.retention import Kind, RetentionClass
-from schemas.shared_buckets import SharedBuckets
-from schemas.store import StoreReader
+from schemas.store.protocols import StoreReader
+from schemas.tenants.shared_buckets import SharedBuckets
 
 _log = logging.getLogger("stepclock.gateway")
 

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any, ClassVar
 
-from schemas.admission import Refusal
+from schemas.admission.admission import Refusal
 from telemetry.audit import Sparing
 
 _log = logging.getLogger("stepclock.gateway")
@@ -43,7 +43,7 @@ class GatewayError(Exception):
         self.headers = dict(headers or {})
         #: CPU seconds that it took to find, where that is much: its tenant rests for it.
         self.spent_s = 0.0
-        #: The tenant that waits for this answer (`ingest.judge`); None: it comes at once.
+        #: The tenant that waits for this answer (`ingest.write.judge`); None: it comes at once.
         self.paced: str | None = None
 
     def body(self) -> dict[str, object]:

@@ -9,15 +9,15 @@ import time
 from collections.abc import Callable
 from contextlib import closing
 
-from adapters.influx import InfluxAttempts, InfluxWriter
-from adapters.retention import load_retention
-from adapters.settings import default_keys_file
+from adapters.influx.attempts import InfluxAttempts
+from adapters.influx.writer import InfluxWriter
+from adapters.settings import default_keys_file, load_retention
 from janitor.janitor import Janitor
 from janitor.loop import Loop
 from janitor.namespaces import Namespaces
 from janitor.settings import JanitorSettings
 from schemas.canary import class_of_canaries
-from schemas.store import StoreUnavailable
+from schemas.store.protocols import StoreUnavailable
 from telemetry.logs import configure
 from telemetry.probe_server import ProbeServer
 from telemetry.stop_signals import StopSignals

@@ -9,8 +9,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
-from schemas.run_state import JANITOR, SUMMARY, RunKey, State, number_of, place_of, standings
-from schemas.store import AttemptState, AttemptSteps, StaleSteps
+from schemas.store.attempts import AttemptState, AttemptSteps, StaleSteps
+from schemas.store.run_state import JANITOR, SUMMARY, RunKey, State, number_of, place_of, standings
 
 _NS_PER_S = 10**9
 

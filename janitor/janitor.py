@@ -9,16 +9,11 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 
 from janitor.decide import Patience, judged_at, stale_steps, summaries, verdicts
-from schemas.precision import Precision
+from schemas.line_protocol.precision import Precision
 from schemas.retention import EVENTS_CLASS
-from schemas.run_state import JANITOR, LOOK_BACK_NS, State, line_of, standings
-from schemas.store import (
-    AttemptState,
-    AttemptStore,
-    LinesRefused,
-    LineWriter,
-    StoreMisconfigured,
-)
+from schemas.store.attempts import AttemptState, AttemptStore
+from schemas.store.protocols import LinesRefused, LineWriter, StoreMisconfigured
+from schemas.store.run_state import JANITOR, LOOK_BACK_NS, State, line_of, standings
 from telemetry.metrics import (
     JANITOR_DELETIONS,
     JANITOR_ROUND_AT,

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 from janitor.janitor import Janitor
-from schemas.store import StoreUnavailable
+from schemas.store.protocols import StoreUnavailable
 
 _log = logging.getLogger("stepclock.janitor")
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from schemas.keys import DEFAULT_NAMESPACE, InvalidKeys
-from schemas.keys_file import namespaces
+from schemas.tenants.keys import DEFAULT_NAMESPACE, InvalidKeys
+from schemas.tenants.keys_file import namespaces
 
 _log = logging.getLogger("stepclock.janitor")
 

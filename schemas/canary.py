@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from schemas.keys import DEFAULT_NAMESPACE
-from schemas.line_protocol import Line, encode, encode_string
+from schemas.line_protocol.codec import Line, encode, encode_string
 from schemas.retention import EVENTS_CLASS, Kind, RetentionClass
+from schemas.tenants.keys import DEFAULT_NAMESPACE
 
 #: The tenant of canary blocks. No key can name it, so no client's point is taken for one.
 TENANT = "_canary"

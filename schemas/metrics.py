@@ -9,9 +9,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from schemas.bounds import MAX_STEP
-from schemas.experiment import is_reserved
-from schemas.line_protocol import escape_key, escape_measurement
+from schemas.line_protocol.bounds import MAX_STEP
+from schemas.line_protocol.codec import escape_key, escape_measurement
+from schemas.retention import is_reserved
 
 #: Spellings of what JSON can't say as a number. Bare NaN and Infinity are taken as well.
 _NONFINITE_STRINGS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}

@@ -10,8 +10,8 @@ from enum import StrEnum
 from importlib import resources
 
 from schemas import rollup
+from schemas.log.protocols import DEAD_LETTER_TOPIC, topic_of
 from schemas.rollup import Rollup
-from schemas.topics import DEAD_LETTER_TOPIC, topic_of
 
 _SECONDS = {"m": 60, "h": 3600, "d": 86_400, "y": 365 * 86_400}
 # What databases count in signed 64-bit nanoseconds ends at 292 years.
@@ -170,3 +170,20 @@ def _duration(name: str, key: str, table: Mapping[str, object]) -> int | None:
         return parse_duration(value)
     except ValueError as exc:
         raise InvalidRetention(f"class {name!r}: {key}: {exc}") from exc
+
+
+#: What class events is for; an experiment of class raw can't be called so.
+RESERVED = frozenset({"nonfinite", "run_config", "run_state", "checkpoint", "delivery"})
+
+#: What workers write into class events about deliveries: no client may.
+_WRITTEN_BY_WORKERS = frozenset({"delivery"})
+
+
+def reserved_in(retention_class: str) -> frozenset[str]:
+    """Names that no client may write to a class, beside those with a leading underscore."""
+    return RESERVED if retention_class == DEFAULT_CLASS else _WRITTEN_BY_WORKERS
+
+
+def is_reserved(name: str) -> bool:
+    """Whether a client can't call an experiment so: ours, or with a leading underscore."""
+    return name in RESERVED or name.startswith("_")

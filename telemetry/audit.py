@@ -18,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TextIO
 
-from schemas.keys import without_secrets
+from schemas.tenants.keys import without_secrets
 
 LOGGER = "stepclock.audit"
 

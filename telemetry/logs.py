@@ -7,7 +7,7 @@ import sys
 import time
 from pathlib import Path
 
-from schemas.keys import without_secrets
+from schemas.tenants.keys import without_secrets
 from telemetry import audit
 
 

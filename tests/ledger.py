@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from schemas.store import StoredPoint
+from schemas.store.protocols import StoredPoint
 
 EXPERIMENT = "load"
 #: Runs with this prefix send lines without a time, which the gateway then gives them.

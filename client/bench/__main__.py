@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import servers
-from bench.figures import percentile, short
-from bench.machine import cpu_model, load_average, load_note
+from bench.lab.figures import percentile, short
+from bench.lab.machine import cpu_model, load_average, load_note
 from bench.report import Page, Section, Table, show
 from native.process import StartFailed
 from native.step import PreparationFailed

@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 
-from embedded.store import SqliteStore
+from embedded.store.store import SqliteStore
 from native import influxd
 from native.ports import LOOPBACK, free_ports
 from native.process import Process
-from schemas.keys import new_key
-from schemas.keys_file import dump
+from schemas.tenants.keys import new_key
+from schemas.tenants.keys_file import dump
 from trackers import OPT_OUT, Servers
 
 #: A limit that no client here comes near.

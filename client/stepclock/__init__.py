@@ -7,8 +7,8 @@
 
 from stepclock.receipt import Receipt, Stats
 from stepclock.run import Run, StepclockError
+from stepclock.send.sync import sync
 from stepclock.start import init
-from stepclock.sync import sync
 
 __all__ = ["Receipt", "Run", "Stats", "StepclockError", "__version__", "init", "sync"]
 

@@ -11,19 +11,19 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Callable
 
-from stepclock.buffer import Buffer
-from stepclock.drain import Drain
 from stepclock.identity import Identity
-from stepclock.journal import totals_of
-from stepclock.observer import Observer
+from stepclock.journal.journal import totals_of
+from stepclock.journal.tally import Totals
 from stepclock.receipt import Receipt, Stats
-from stepclock.segment import is_locked, remove
-from stepclock.sender import Sender
+from stepclock.record.buffer import Buffer
+from stepclock.record.drain import Drain
+from stepclock.record.observer import Observer
+from stepclock.record.state import config_lines
+from stepclock.send.sender import Sender
 from stepclock.settings import Settings
-from stepclock.spool import SpoolWriter
-from stepclock.state import config_lines
-from stepclock.stream import Stream
-from stepclock.tally import Totals
+from stepclock.spool.segment import is_locked, remove
+from stepclock.spool.stream import Stream
+from stepclock.spool.writer import SpoolWriter
 
 _log = logging.getLogger("stepclock")
 
@@ -80,7 +80,7 @@ class Engine:
             )
         self.durability = None
         if settings.fsync:
-            from stepclock.durable import Durability
+            from stepclock.spool.durable import Durability
 
             self.durability = Durability(self.writer.folder, settings.fsync)
         for each in (self.drain, self.sender, self.observer, self.durability):
@@ -225,10 +225,10 @@ class Engine:
 
 def _import_all(settings: Settings) -> None:
     """Import here what the threads need: a child forked while they import could wait for ever."""
-    import stepclock.tags
+    import stepclock.record.tags
 
     if settings.system_interval:
-        import stepclock.system  # noqa: F401
+        import stepclock.record.system  # noqa: F401
     if settings.mode == "online":
         import gzip  # noqa: F401
         import http.client  # noqa: F401
@@ -238,13 +238,13 @@ def _import_all(settings: Settings) -> None:
 
 
 def _surroundings(identity: Identity, settings: Settings, time_ns: int) -> Iterator[str]:
-    from stepclock.tags import surroundings
+    from stepclock.record.tags import surroundings
 
     return config_lines(identity, surroundings(full=settings.capture == "full"), time_ns)
 
 
 def _sampler(identity: Identity) -> Callable[[], list[str]]:
-    from stepclock.system import Sampler
+    from stepclock.record.system import Sampler
 
     return Sampler(identity).lines
 

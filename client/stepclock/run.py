@@ -15,11 +15,11 @@ from stepclock import process
 from stepclock.engine import Engine, at_end_of_worker, is_sent
 from stepclock.identity import Identity, stream_name
 from stepclock.receipt import Receipt, Stats
-from stepclock.rows import problems
-from stepclock.scalars import PLAIN, snapshot, width
+from stepclock.record.rows import problems
+from stepclock.record.scalars import PLAIN, snapshot, width
+from stepclock.record.state import config_lines, event_line
 from stepclock.settings import Settings
-from stepclock.state import config_lines, event_line
-from stepclock.stream import Stream
+from stepclock.spool.stream import Stream
 
 _log = logging.getLogger("stepclock")
 
@@ -223,7 +223,7 @@ class Run:
             return
         self._failure = f"{type(error).__name__}: {error}"[:1000].removesuffix(": ")
         if self._settings.capture == "full":
-            from stepclock.tags import traceback_of
+            from stepclock.record.tags import traceback_of
 
             self._failure = traceback_of(error)
 

@@ -6,7 +6,7 @@ import gzip
 import json
 from dataclasses import dataclass
 
-from stepclock.transport import Answer
+from stepclock.send.transport import Answer
 
 
 @dataclass

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-from stepclock.chunk import chunks
-from stepclock.stream import Stream
+from stepclock.spool.chunk import chunks
+from stepclock.spool.stream import Stream
 
 
 def spooled(class_name="raw"):

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from adapters.influxql import select
+from adapters.influx.influxql import select
 from grafana.builders import nonfinite
 from grafana.builders.dashboard import Json, Row, dashboard
 from grafana.builders.influx import WALL, experiments, rows
 from grafana.builders.panel import table, time_series
 from grafana.builders.prometheus import PROMETHEUS, per_s
-from schemas.keys import DEFAULT_NAMESPACE
+from schemas.tenants.keys import DEFAULT_NAMESPACE
 
 _OF = '"experiment" =~ /^$experiment$/'
 

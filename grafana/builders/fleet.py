@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from adapters.influxql import select
+from adapters.influx.influxql import select
 from grafana.builders.dashboard import Json, Row, dashboard
 from grafana.builders.influx import WALL, experiments, rows, series
 from grafana.builders.panel import STATE, STATES, column, state_timeline, table, time_series
-from schemas.keys import DEFAULT_NAMESPACE
+from schemas.tenants.keys import DEFAULT_NAMESPACE
 
 _OF = '"experiment" =~ /^$experiment$/ AND "run" != \'\''
 _STATE = '"events"."run_state"'

@@ -6,7 +6,7 @@ and `:regex` say how it is meant.
 
 from __future__ import annotations
 
-from adapters.influxql import select
+from adapters.influx.influxql import select
 from grafana.builders.dashboard import Json
 
 #: By wall time, classes raw, system and events.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.influxql import select
+from adapters.influx.influxql import select
 from grafana.builders.dashboard import Json, Row, dashboard
 from grafana.builders.influx import WALL, rows, series, tag_values, variable
 from grafana.builders.panel import table, time_series

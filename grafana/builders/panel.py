@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from grafana.builders.dashboard import Json
-from schemas.run_state import State
+from schemas.store.run_state import State
 
 #: (text, colour) by value.
 States = Mapping[int, tuple[str, str]] | Mapping[str, tuple[str, str]]
 
-#: States of a run with their colours (schemas.run_state).
+#: States of a run with their colours (schemas.store.run_state).
 STATES: Mapping[str, tuple[str, str]] = {
     State.RUNNING: (State.RUNNING, "green"),
     State.FINISHED: (State.FINISHED, "blue"),

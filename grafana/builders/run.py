@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from adapters.influxql import select
+from adapters.influx.influxql import select
 from grafana.builders import nonfinite
 from grafana.builders.dashboard import Json, Row, dashboard
 from grafana.builders.influx import (
@@ -15,7 +15,7 @@ from grafana.builders.influx import (
     variable,
 )
 from grafana.builders.panel import STATE, STATES, repeated, state_timeline, table, time_series
-from schemas.keys import DEFAULT_NAMESPACE
+from schemas.tenants.keys import DEFAULT_NAMESPACE
 
 _EXPERIMENT = '"raw"."${experiment:raw}"'
 _OF_RUN = '"run" =~ /^${run:regex}$/'

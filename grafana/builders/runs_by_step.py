@@ -6,12 +6,12 @@ of steps: 1970-01-01T00:16:40Z is step 1,000,000. Asked in InfluxQL.
 
 from __future__ import annotations
 
-from adapters.influxql import select
+from adapters.influx.influxql import select
 from grafana.builders import nonfinite
 from grafana.builders.dashboard import Json, Row, dashboard
 from grafana.builders.influx import STEPS, rows, series, tag_values, variable
 from grafana.builders.panel import STATE, repeated, table, time_series, trend
-from schemas.keys import DEFAULT_NAMESPACE
+from schemas.tenants.keys import DEFAULT_NAMESPACE
 
 _CALCS = ("min", "lastNotNull")
 

@@ -19,7 +19,7 @@ import pytest
 
 from native.ports import free_ports
 from tests.services import Absent, require_engine
-from tests.unit.test_deploy import ROOT
+from tests.unit.deploy.test_deploy import ROOT
 
 SERVICES = (
     "init",

@@ -19,11 +19,11 @@ from pathlib import Path
 
 import pytest
 
-from adapters.retention import load_retention
+from adapters.settings import load_retention
 from admin.settings import all_settings
 from native.ports import free_ports
 from tests.deadline import eventually
-from tests.e2e.chain import get, service
+from tests.e2e.pipeline.chain import get, service
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text("utf-8")

@@ -8,23 +8,24 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
-from ingest.circuit_breaker import CircuitBreaker
-from ingest.dry_run import DryRun
 from ingest.errors import GatewayError, Unavailable
-from ingest.group_commit import GroupCommit
-from ingest.intake import Intake
-from ingest.judge import Judge
-from ingest.origin import Origin, Stream
-from ingest.rate_limit import Limit
-from ingest.series_limit import Mode, SeriesLimiter
-from ingest.supervisor import supervise_log
-from ingest.tenant_limits import TenantLimits
-from schemas import receipt, retention
-from schemas.admission import Part
-from schemas.keys import KeyRecord, Tenant
-from schemas.log import Headers, LogUnavailable, RecordRefused
-from schemas.precision import Precision
-from schemas.receipt import BlockPosition
+from ingest.limits.dry_run import DryRun
+from ingest.limits.series import Mode, SeriesLimiter
+from ingest.limits.tenant import TenantLimits
+from ingest.limits.token_bucket import Limit
+from ingest.publish.circuit_breaker import CircuitBreaker
+from ingest.publish.group_commit import GroupCommit
+from ingest.publish.origin import Origin, Stream
+from ingest.publish.supervisor import supervise_log
+from ingest.write.intake import Intake
+from ingest.write.judge import Judge
+from schemas import retention
+from schemas.admission.admission import Part
+from schemas.line_protocol.precision import Precision
+from schemas.log import receipt
+from schemas.log.protocols import Headers, LogUnavailable, RecordRefused
+from schemas.log.receipt import BlockPosition
+from schemas.tenants.keys import KeyRecord, Tenant
 from tests.fakes.memory_log import MemoryLog, MemoryPublisher
 from tests.fakes.virtual_loop import EPOCH_NS, VirtualLoop
 
@@ -77,7 +78,7 @@ DOWN = Weather(failed=1.0)
 
 
 class WeatherPublisher:
-    """schemas.log.Publisher over a log in memory, in whose way the weather stands."""
+    """schemas.log.protocols.Publisher over a log in memory, in whose way the weather stands."""
 
     def __init__(self, world: World, moments: Moments) -> None:
         self._world = world

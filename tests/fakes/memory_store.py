@@ -1,6 +1,6 @@
 """The store in memory, for tests of the workers and the read routes.
 
-It keeps the contract of `schemas.store` with InfluxDB 2's semantics: points merge field by
+It keeps the contract of `schemas.store.protocols` with InfluxDB 2's semantics: points merge field by
 field, a batch with a malformed line stores nothing, a point whose field has another type than
 before is dropped while the others stay.
 """
@@ -12,14 +12,12 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from schemas import canary, line_protocol
-from schemas.buckets import Buckets, cut
-from schemas.precision import Precision
+from schemas import canary
+from schemas.line_protocol import codec
+from schemas.line_protocol.precision import Precision
 from schemas.retention import DEFAULT_CLASS, STEP_CLASS
-from schemas.run_state import asked_since_ns, step_of, with_states
-from schemas.store import (
-    AttemptState,
-    AttemptSteps,
+from schemas.store.attempts import AttemptState, AttemptSteps, StaleSteps
+from schemas.store.protocols import (
     Clock,
     FieldConflict,
     FieldValue,
@@ -27,13 +25,14 @@ from schemas.store import (
     RunSeries,
     RunSummary,
     SeriesQuery,
-    StaleSteps,
     StoredPoint,
     StoreError,
     StoreMisconfigured,
     StoreUnavailable,
     WriteTooLarge,
 )
+from schemas.store.run_state import asked_since_ns, step_of, with_states
+from schemas.store.windows import Buckets, cut
 
 _MAX_TIME_NS = 2**63 - 2
 _RESERVED = ("nonfinite", "run_config", "run_state", "checkpoint", "delivery")
@@ -139,7 +138,7 @@ class MemoryStore:
             raise StoreMisconfigured(f'bucket "{namespace}/{retention_class}" not found')
         if self.max_bytes is not None and len(lines) > self.max_bytes:
             raise WriteTooLarge(f"{len(lines)} bytes are too many")
-        parsed = [_parse(line, precision) for _number, line in line_protocol.split(lines)]
+        parsed = [_parse(line, precision) for _number, line in codec.split(lines)]
         conflicts: list[FieldConflict] = []
         reasons = [self._store(namespace, retention_class, point, conflicts) for point in parsed]
         dropped = [reason for reason in reasons if reason is not None]
@@ -338,8 +337,8 @@ class _Point:
 def _parse(line: bytes, precision: Precision) -> _Point:
     """Raises LinesRefused (400: nothing of the batch is stored)."""
     try:
-        parsed = line_protocol.parse(line)
-    except line_protocol.Refused as exc:
+        parsed = codec.parse(line)
+    except codec.Refused as exc:
         raise LinesRefused(
             f"unable to parse: {exc.reason} at column {exc.column}", stored_others=False
         ) from exc
@@ -355,7 +354,7 @@ def _parse(line: bytes, precision: Precision) -> _Point:
             tuple(sorted((k.decode(), v.decode()) for k, v in parsed.tags)),
         ),
         time_ns,
-        {name.decode(): line_protocol.field_value(token) for name, token in parsed.fields},
+        {name.decode(): codec.field_value(token) for name, token in parsed.fields},
     )
 
 

@@ -9,12 +9,11 @@ from consumers.dead_letters import DeadLetters
 from consumers.settings import WorkerSettings
 from consumers.views import StepsView, View, WallView
 from consumers.worker import Worker
-from schemas.block import Block, encode_headers
-from schemas.dead_letter import DeadLetter, decode
-from schemas.log import Record, TopicPartition
-from schemas.precision import Precision
-from schemas.store import LineWriter
-from schemas.topics import DEAD_LETTER_TOPIC
+from schemas.line_protocol.precision import Precision
+from schemas.log.block import Block, encode_headers
+from schemas.log.dead_letter import DeadLetter, decode
+from schemas.log.protocols import DEAD_LETTER_TOPIC, Record, TopicPartition
+from schemas.store.protocols import LineWriter
 from tests.fakes.memory_log import MemoryLog, MemorySource
 from tests.fakes.memory_store import MemoryStore
 

@@ -13,7 +13,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from bench.machine import UnsupportedMachine, require_linux
+from bench.lab.machine import UnsupportedMachine, require_linux
 from bench.report import Section, Table, show
 from native.process import StartFailed
 from native.step import PreparationFailed

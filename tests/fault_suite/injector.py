@@ -10,7 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Self
 
-from bench.machine import peak_rss_mib
+from bench.lab.machine import peak_rss_mib
 from native.process import StartFailed, log_tail
 from tests.fault_suite.rig import Rig
 from tests.fault_suite.schedule import Fault

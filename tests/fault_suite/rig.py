@@ -12,7 +12,7 @@ from native import influxd, kafka
 from native.ports import LOOPBACK, free_ports
 from native.process import Process
 from native.proxy import Proxy
-from tests.e2e.chain import Chain, provisioned
+from tests.e2e.pipeline.chain import Chain, provisioned
 from tests.fault_suite.schedule import CONSUMERS, GATEWAYS
 
 #: Room for the database; a run of five minutes takes a fifth of it.

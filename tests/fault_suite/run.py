@@ -10,14 +10,14 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from adapters.kafka import KafkaAdmin, KafkaReader
+from adapters.kafka.admin import KafkaAdmin
+from adapters.kafka.reader import KafkaReader
 from adapters.settings import KafkaSettings
 from native.process import StartFailed
-from schemas.dead_letter import decode
-from schemas.log import TopicPartition
-from schemas.store import StoreUnavailable
-from schemas.topics import DEAD_LETTER_TOPIC, topic_of
-from tests.e2e.load import Client, Habit, Load, views_of
+from schemas.log.dead_letter import decode
+from schemas.log.protocols import DEAD_LETTER_TOPIC, TopicPartition, topic_of
+from schemas.store.protocols import StoreUnavailable
+from tests.e2e.pipeline.load import Client, Habit, Load, views_of
 from tests.fault_suite.injector import Injector
 from tests.fault_suite.rig import Rig, running
 from tests.fault_suite.schedule import schedule

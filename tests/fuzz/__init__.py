@@ -1,6 +1,6 @@
 """Fuzzing of every parser of foreign bytes: one file a target, its seeds beside it.
 
-`make fuzz` runs all of them with atheris; tests/unit/test_fuzz_corpus.py replays the seeds
+`make fuzz` runs all of them with atheris; tests/unit/suites/test_fuzz_corpus.py replays the seeds
 without it. A target is a module of `targets` with a function `check(data)`, which asserts
 properties: whatever leaves it is a finding. TOKENS, if there, are words for the mutator.
 """

@@ -8,7 +8,8 @@ import sys
 from collections.abc import Sequence
 
 import stepclock
-from stepclock.cli import doctor, export, runs, sync, tail
+from stepclock.cli import export, runs, sync, tail
+from stepclock.cli.doctor import command as doctor
 from stepclock.cli.options import Failed, Misused
 from stepclock.cli.terminal import complain
 

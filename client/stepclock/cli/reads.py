@@ -11,8 +11,8 @@ from urllib.parse import quote, urlencode
 
 from stepclock.cli.options import Failed
 from stepclock.cli.terminal import printable
+from stepclock.send.transport import Gateway
 from stepclock.settings import Settings
-from stepclock.transport import Gateway
 
 #: A read may wait for a store that is busy.
 _TIMEOUT_S = 60.0

@@ -6,7 +6,7 @@ import argparse
 import time
 from typing import Any
 
-from stepclock.cli.examination import EXPERIMENT
+from stepclock.cli.doctor.examination import EXPERIMENT
 from stepclock.cli.options import add_gateway_options, new_parser, settings_of
 from stepclock.cli.reads import Reads, RunSummary
 from stepclock.cli.terminal import Terminal, duration, printable, table

@@ -16,7 +16,7 @@ from stepclock.cli.options import (
     token_of,
 )
 from stepclock.cli.terminal import Terminal, printable, size
-from stepclock.sync import SyncResult, sync
+from stepclock.send.sync import SyncResult, sync
 
 #: Seconds between two looks at a spool to which jobs write.
 _LOOK_S = 1.0

@@ -5,12 +5,12 @@ from __future__ import annotations
 import itertools
 import zlib
 
-from schemas import admission
-from schemas.admission import Admission, Part, Rules, admit
-from schemas.bounds import check as check_bounds
-from schemas.experiment import reserved_in
-from schemas.line_protocol import encode, scan, split
-from schemas.precision import BLOCK_PRECISIONS, Precision
+from schemas.admission import admission
+from schemas.admission.admission import Admission, Part, Rules, admit
+from schemas.line_protocol.bounds import check as check_bounds
+from schemas.line_protocol.codec import encode, scan, split
+from schemas.line_protocol.precision import BLOCK_PRECISIONS, Precision
+from schemas.retention import reserved_in
 from tests.fuzz.targets import lines
 
 HOUR_NS = 3600 * 10**9

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from schemas.block import Block, Delivery, ForeignRecord, UnknownBlock, decode, encode_headers
-from schemas.precision import BLOCK_PRECISIONS
+from schemas.line_protocol.precision import BLOCK_PRECISIONS
+from schemas.log.block import Block, Delivery, ForeignRecord, UnknownBlock, decode, encode_headers
 from tests.fuzz.head import record_headers, split_head
 
 TOKENS = (

@@ -6,8 +6,8 @@ import gzip
 
 import zstandard
 
-from ingest.body import decompress
 from ingest.errors import BadRequest, BodyTooLarge, UnsupportedEncoding
+from ingest.http.body import decompress
 
 MAX_BYTES = 2000
 TOKENS = (b"gzip\n", b"zstd\n", b"identity\n", b"\x1f\x8b\x08\x00", b"\x28\xb5\x2f\xfd", b"x-gzip")

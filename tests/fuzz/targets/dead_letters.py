@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from schemas.dead_letter import decode, encode_headers
-from schemas.log import Record
+from schemas.log.dead_letter import decode, encode_headers
+from schemas.log.protocols import Record
 from tests.fuzz.head import record_headers, split_head
 
 TOKENS = (

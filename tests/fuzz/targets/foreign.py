@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 
-from consumers.deliveries import delivery_lines
-from consumers.intake import take_in
+from consumers.records.intake import take_in
 from consumers.views import StepsView, WallView
-from schemas import dead_letter
-from schemas.line_protocol import Refused, parse, split
-from schemas.log import Record
-from schemas.precision import Precision
+from consumers.writing.deliveries import delivery_lines
+from schemas.line_protocol.codec import Refused, parse, split
+from schemas.line_protocol.precision import Precision
+from schemas.log import dead_letter
+from schemas.log.protocols import Record
 from tests.fuzz.head import record_headers, split_head
 from tests.fuzz.targets import lines
 

@@ -10,8 +10,8 @@ import httptools
 import uvicorn
 from uvicorn.server import ServerState
 
-from ingest.connection_bounds import ConnectionBounds
-from ingest.http_protocol import BoundedHttpProtocol
+from ingest.http.bounds import ConnectionBounds
+from ingest.http.protocol import BoundedHttpProtocol
 
 BOUNDS = ConnectionBounds(max_connections=3)
 STATUSES = {204, 400, 408, 414, 431}

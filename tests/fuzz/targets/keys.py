@@ -5,9 +5,9 @@ from __future__ import annotations
 import tomllib
 from datetime import UTC, datetime
 
-import schemas.keys_file
-from schemas.keys import InvalidKeys
-from schemas.keys_file import dump, parse
+import schemas.tenants.keys_file
+from schemas.tenants.keys import InvalidKeys
+from schemas.tenants.keys_file import dump, parse
 
 TOKENS = (
     *(b"[tenants.a]\n", b"[keys.k1]\n", b'tenant = "a"\n', b'role = "read"\n', b"rate = 5\n"),
@@ -32,8 +32,8 @@ def check(data: bytes) -> None:
     said = tomllib.loads(text).get("keys", {})
     assert all(said[key_id]["tenant"] == record.tenant.name for key_id, record in keys.items())
     assert parse(dump(keys.values())) == keys
-    whole, schemas.keys_file._PIECE_CHARS = schemas.keys_file._PIECE_CHARS, 40
+    whole, schemas.tenants.keys_file._PIECE_CHARS = schemas.tenants.keys_file._PIECE_CHARS, 40
     try:
         assert parse(text) == keys  # as a large file is read, cut where tables begin
     finally:
-        schemas.keys_file._PIECE_CHARS = whole
+        schemas.tenants.keys_file._PIECE_CHARS = whole

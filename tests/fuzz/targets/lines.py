@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.line_protocol import (
+from schemas.line_protocol.codec import (
     Line,
     Refused,
     encode,

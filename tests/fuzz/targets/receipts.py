@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from schemas.receipt import InvalidReceipt, decode, encode
+from schemas.log.receipt import InvalidReceipt, decode, encode
 
 TOKENS = (b"1.", b"raw-3-1207", b".events-1-77", b"-", b"0", b"system-0-0")
 

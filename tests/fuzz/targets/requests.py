@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import json
 
-from consumers.batch import PlacedBlock
-from consumers.deliveries import delivery_lines
+from consumers.batches.batch import PlacedBlock
+from consumers.writing.deliveries import delivery_lines
 from ingest import errors
-from ingest.auth import key_in_headers, key_in_query
 from ingest.errors import BadRequest, Dialect, GatewayError, Unauthorized
-from ingest.origin import Origin, Piece
-from ingest.write import target_of
-from schemas.admission import Rules, admit
-from schemas.block import Block, decode, encode_headers
-from schemas.keys import digest, id_of
-from schemas.log import TopicPartition
-from schemas.precision import Precision
+from ingest.keys.auth import key_in_headers, key_in_query
+from ingest.publish.origin import Origin, Piece
+from ingest.write.lines import target_of
+from schemas.admission.admission import Rules, admit
+from schemas.line_protocol.precision import Precision
+from schemas.log.block import Block, decode, encode_headers
+from schemas.log.protocols import TopicPartition
+from schemas.tenants.keys import digest, id_of
 from tests.fuzz.head import split_head
 from tests.fuzz.targets.admission import HOUR_NS, NOW_NS
 from tests.fuzz.targets.block import check_block

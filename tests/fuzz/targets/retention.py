@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from schemas.log.protocols import DEAD_LETTER_TOPIC, class_of, topic_of
 from schemas.retention import (
     InvalidRetention,
     Kind,
@@ -9,7 +10,6 @@ from schemas.retention import (
     parse,
     parse_duration,
 )
-from schemas.topics import DEAD_LETTER_TOPIC, class_of, topic_of
 
 TOKENS = (
     *(b"[classes.raw]\n", b"[classes.steps]\n", b"[classes.events]\n", b'kind = "ingest"\n'),

@@ -7,11 +7,11 @@ import json
 from types import SimpleNamespace
 
 from ingest.errors import BadRequest, BodyTooLarge
-from ingest.metrics_route import _Judged, _rows_of
-from schemas.admission import Rules, admit
-from schemas.experiment import reserved_in
-from schemas.line_protocol import field_value, parse
-from schemas.precision import Precision
+from ingest.write.json_rows import _Judged, _rows_of
+from schemas.admission.admission import Rules, admit
+from schemas.line_protocol.codec import field_value, parse
+from schemas.line_protocol.precision import Precision
+from schemas.retention import reserved_in
 from tests.fuzz.targets.admission import NOW_NS, RAW, check_part
 
 RULES = {"raw": RAW, "events": Rules(None, 2**63 - 2, "400d", reserved_in("events"))}

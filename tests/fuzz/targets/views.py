@@ -7,10 +7,10 @@ import zlib
 from dataclasses import replace
 
 from consumers.views import StepsView, WallView
-from schemas.admission import Part, admit
-from schemas.block import Block
-from schemas.line_protocol import encode, parse, split
-from schemas.precision import Precision
+from schemas.admission.admission import Part, admit
+from schemas.line_protocol.codec import encode, parse, split
+from schemas.line_protocol.precision import Precision
+from schemas.log.block import Block
 from tests.fuzz.targets import admission
 
 VOLATILE = ("node", "host", "pod", "slurm_job_id")

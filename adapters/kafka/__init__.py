@@ -1,0 +1,1 @@
+"""The log on Kafka: what implements `schemas.log`, and the cluster's administration."""

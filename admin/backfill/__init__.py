@@ -1,0 +1,1 @@
+"""`stepclock-server backfill`: what Kafka still holds, written into the store again."""

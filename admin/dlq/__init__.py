@@ -1,0 +1,1 @@
+"""`stepclock-server dlq`: dead letters, listed, shown, exported, replayed."""

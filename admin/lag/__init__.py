@@ -1,0 +1,1 @@
+"""`stepclock-server lag`: how far the consumers are behind."""

@@ -1,0 +1,1 @@
+"""`stepclock-server ledger`: what was delivered against what is stored."""

@@ -1,0 +1,1 @@
+"""`stepclock-server provision`: buckets, tasks and topics as retention.toml says."""

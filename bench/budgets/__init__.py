@@ -1,0 +1,1 @@
+"""Instructions of hot functions and memory of a request, against budgets.toml."""

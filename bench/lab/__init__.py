@@ -1,0 +1,1 @@
+"""What every measurement needs: services, lines, the machine, arithmetic."""

@@ -1,0 +1,1 @@
+"""`stepclock doctor`: one point on its whole way, each hop timed."""

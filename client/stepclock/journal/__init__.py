@@ -1,0 +1,1 @@
+"""Numbered requests: which lines each one holds, and what became of it."""

@@ -1,0 +1,1 @@
+"""Lines on disk until they are acknowledged."""

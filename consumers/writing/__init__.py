@@ -1,0 +1,1 @@
+"""From a batch to points in every view of the store."""

@@ -1,0 +1,206 @@
+"""Where batches wait: one queue a destination, so that one at rest holds up no other."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterator, Sequence
+
+from consumers.batches.backoff import Backoff
+from consumers.batches.batch import Batch, PlacedBlock
+from consumers.batches.batch_size import BatchSize
+from consumers.batches.waiting import Waiting
+from consumers.settings import WorkerSettings
+from consumers.views import View
+from consumers.writing.flush import Flush
+from schemas.log.protocols import TopicPartition
+from telemetry.metrics import BATCH_POINTS
+
+
+class Destination:
+    """The blocks of one namespace and retention class that wait, and the batch under way.
+
+    `flush` remembers how far that batch came; None if there is none. view: the one view that
+    is written; None writes every view. aside: for lines on trial, which hold up nothing but
+    the commit of what lies behind them.
+
+    A batch for which the store takes too long is cut anew, with half as many points each time
+    until one is stored; each one behind that may hold twice as many again.
+    """
+
+    def __init__(
+        self,
+        namespace: str,
+        retention_class: str,
+        view: str | None,
+        backoff: Backoff,
+        *,
+        now: Callable[[], float],
+        apart_s: float,
+        aside: bool = False,
+    ) -> None:
+        self._now = now
+        self._apart_s = apart_s
+        self.aside = aside
+        self.namespace = namespace
+        self.retention_class = retention_class
+        self.view = view
+        self.backoff = backoff
+        self.waiting = Waiting()
+        self.flush: Flush | None = None
+        self._most_points = float("inf")
+
+    def __bool__(self) -> bool:
+        return self.flush is not None or bool(self.waiting)
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes that are not settled."""
+        return self.waiting.size_bytes + (self.flush.batch.size_bytes if self.flush else 0)
+
+    def due_at(self, settings: WorkerSettings, max_points: int) -> float:
+        """When to write, on the worker's clock; there must be something to write."""
+        if self.flush is not None:
+            return self.backoff.ready_at
+        full = self.waiting.enough(max_points=max_points, max_bytes=settings.batch_bytes)
+        ripe_at = self.waiting.since + (0.0 if full else settings.batch_age_s)
+        return max(ripe_at, self.backoff.ready_at)
+
+    def begin(self, views: Sequence[View], *, max_points: int, max_bytes: int) -> Flush:
+        """The batch on its way, cut from what waits or gone on with."""
+        if self.flush is None:
+            wanted = [view for view in views if self.view is None or view.name == self.view]
+            batch = Batch(self.namespace, self.retention_class)
+            max_points = int(min(max_points, self._most_points))
+            self.waiting.cut(batch, max_points=max_points, max_bytes=max_bytes)
+            BATCH_POINTS.observe(batch.points)
+            self.flush = Flush(batch, wanted, now=self._now, apart_s=self._apart_s)
+        return self.flush
+
+    def cut_anew(self, flush: Flush) -> None:
+        """Let the batch wait again, the next one be half of it. One block is not parted."""
+        self._most_points = max(1, flush.batch.points // 2)
+        self.waiting.put_back(flush.batch)
+        self.flush = None
+
+    def finish(self) -> None:
+        """The batch is stored or dead-lettered."""
+        self.flush = None
+        self._most_points *= 2
+
+    def partitions(self) -> set[TopicPartition]:
+        """Where the blocks lie."""
+        return self.waiting.partitions() | (self.flush.batch.partitions() if self.flush else set())
+
+    def drop(self, partitions: Collection[TopicPartition]) -> None:
+        """Forget the blocks of these partitions; no write of them starts any more."""
+        if self.flush is not None:
+            self.flush.drop(partitions)
+            if not self.flush.batch.blocks:
+                self.flush = None
+        self.waiting.drop(partitions)
+
+
+class Destinations:
+    """All destinations that have something waiting, in the order of their last turn.
+
+    What is replayed into one view has a destination of its own, so that lines that are still
+    refused hold up no others. So have lines on trial.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        batch_size: BatchSize,
+        now: Callable[[], float],
+        rng: random.Random,
+    ) -> None:
+        self._settings = settings
+        self._batch_size = batch_size
+        self._now = now
+        self._rng = rng
+        self._destinations: dict[tuple[str, str, str | None, int], Destination] = {}
+        self._asides = 0
+
+    def __len__(self) -> int:
+        return len(self._destinations)
+
+    def __iter__(self) -> Iterator[Destination]:
+        return iter(list(self._destinations.values()))
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes polled and not settled."""
+        return sum(destination.size_bytes for destination in self._destinations.values())
+
+    def add(self, placed: PlacedBlock, retention_class: str, came_at: float) -> None:
+        """Put a block where it belongs."""
+        name = (placed.block.namespace, retention_class, placed.block.view)
+        destination = self._destinations.get((*name, 0))
+        if destination is None:
+            destination = self._destinations[*name, 0] = self._opened(*name)
+        destination.waiting.add(placed, came_at)
+
+    def begin(self, destination: Destination, views: Sequence[View]) -> Flush:
+        """The batch of a destination on its way, as large as batches may be by now."""
+        return destination.begin(
+            views, max_points=self._batch_size.points, max_bytes=self._settings.batch_bytes
+        )
+
+    def set_aside(self, destination: Destination, flush: Flush) -> None:
+        """Give the lines that a flush leaves suspected a destination of their own."""
+        aside = flush.set_aside()
+        if aside is None:
+            return
+        self._asides += 1
+        name = (destination.namespace, destination.retention_class, destination.view)
+        apart = self._opened(*name, aside=True)
+        apart.flush = aside
+        self._destinations[*name, self._asides] = apart
+
+    def _opened(
+        self, namespace: str, retention_class: str, view: str | None, *, aside: bool = False
+    ) -> Destination:
+        base_s, cap_s = self._settings.retry_base_s, self._settings.retry_cap_s
+        return Destination(
+            namespace,
+            retention_class,
+            view,
+            Backoff(self._now, self._rng, base_s=base_s, cap_s=cap_s),
+            now=self._now,
+            apart_s=self._settings.poison_apart_s,
+            aside=aside,
+        )
+
+    def next_due_at(self) -> float:
+        """When the earliest batch should be written; infinity if none waits."""
+        return min((self._due_at(d) for d in self), default=float("inf"))
+
+    def due(self, now: float) -> Destination | None:
+        """A destination whose first batch should be written; they take turns."""
+        for key, destination in self._destinations.items():
+            if self._due_at(destination) <= now:
+                self._destinations[key] = self._destinations.pop(key)
+                return destination
+        return None
+
+    def _due_at(self, destination: Destination) -> float:
+        return destination.due_at(self._settings, self._batch_size.points)
+
+    def ripen(self) -> None:
+        """Let nothing wait for a batch to fill any more."""
+        for destination in self:
+            destination.waiting.ripen()
+
+    def resting(self) -> set[TopicPartition]:
+        """Partitions with blocks for a destination that rests, trials left out."""
+        return {p for d in self if d.backoff.resting and not d.aside for p in d.partitions()}
+
+    def forget_empty(self) -> None:
+        """Remove destinations without blocks: their number stays that of the busy ones."""
+        self._destinations = {k: d for k, d in self._destinations.items() if d}
+
+    def drop(self, partitions: Collection[TopicPartition]) -> None:
+        """Forget everything that came from these partitions."""
+        for destination in self:
+            destination.drop(partitions)
+        self.forget_empty()

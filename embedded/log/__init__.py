@@ -1,0 +1,1 @@
+"""The log of one machine, in a SQLite file."""

@@ -1,0 +1,1 @@
+"""What a tenant may send and hold: points, new series, bytes."""

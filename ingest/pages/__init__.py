@@ -1,0 +1,1 @@
+"""Pages about the gateway itself: probes, metrics, the OpenAPI document."""

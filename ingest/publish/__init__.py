@@ -1,0 +1,1 @@
+"""From admitted lines to records that the log has acknowledged."""

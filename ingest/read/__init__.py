@@ -1,0 +1,1 @@
+"""The read routes under /api/v1, receipts included."""

@@ -1,0 +1,1 @@
+"""The store behind the workers: its protocols, and the lines that Stepclock itself writes to it."""

@@ -1,0 +1,1 @@
+"""Tenants, their API keys, and the token buckets that gateways share."""
