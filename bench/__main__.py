@@ -100,7 +100,7 @@ def _budgets(
         bool, typer.Option("--write", help="Renew bench/budgets/budgets.toml.")
     ] = False,
 ) -> None:
-    """Instructions of hot functions and memory of a request, within 10 % of bench/budgets/budgets.toml.
+    """Instructions of hot functions and memory of a request, within 10 % of budgets.toml.
 
     Takes half a minute; needs valgrind. Exit code 1: something costs more, or less, than the file
     says. Without valgrind, or with another Python than the file's, it is skipped; with CI set it

@@ -13,8 +13,7 @@ import re
 import shutil
 from pathlib import Path
 
-from native.cache import cache_folder
-from native.step import PreparationFailed, Report, exclusive, run_step
+from native.step import PreparationFailed, Report, cache_folder, exclusive, run_step
 
 VERSION = "v2.7.12"
 INFLUXDB_MODULE = "github.com/influxdata/influxdb/v2"

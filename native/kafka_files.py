@@ -13,8 +13,7 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from native.cache import cache_folder
-from native.step import Report, exclusive, run_step
+from native.step import Report, cache_folder, exclusive, run_step
 
 #: The newest release whose artifacts are complete on Maven Central.
 VERSION = "4.3.1"

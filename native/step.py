@@ -1,4 +1,7 @@
-"""One step of a preparation that runs another program, with a line of progress now and then."""
+"""One step of a preparation that runs another program, with a line of progress now and then.
+
+What was prepared is kept between runs in the user's cache folder.
+"""
 
 from __future__ import annotations
 
@@ -12,11 +15,18 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import platformdirs
+
 from native.process import log_tail, spawn
 
 Report = Callable[[str], None]
 
 PROGRESS_EVERY_S = 5.0
+
+
+def cache_folder(service: str) -> Path:
+    """The folder of one service, such as ~/.cache/stepclock/kafka (moved by XDG_CACHE_HOME)."""
+    return platformdirs.user_cache_path("stepclock") / service
 
 
 class PreparationFailed(Exception):

@@ -63,7 +63,7 @@ def group_by(width_ns: int, start_ns: int) -> str:
 
 
 def newest_states(since_ns: int, experiment: str | None = None) -> str:
-    """The query for the newest line of each series of `schemas.store.run_state`, and what it holds."""
+    """The query for the newest line of each series of `run_state`, and what it holds."""
     of_experiment = [] if experiment is None else [f'"experiment" = {string(experiment)}']
     return select(
         'last("state"), "first_step", "step", "reason"',

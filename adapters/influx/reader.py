@@ -48,7 +48,7 @@ _NUMERIC = frozenset({"float", "integer", "unsigned"})
 
 
 class InfluxReader:
-    """Answers the read routes from InfluxDB 2 (a `schemas.store.protocols.StoreReader`).
+    """Answers the read routes from InfluxDB 2 (a `schemas.store.StoreReader`).
 
     A namespace or class that has no bucket reads as empty. timeout_s bounds connecting and
     each wait for bytes. Safe to call from several threads.

@@ -11,7 +11,7 @@ from schemas.line_protocol.precision import Precision
 
 
 class InfluxWriter:
-    """Writes lines to the bucket ``<namespace>/<class>`` (a `schemas.store.protocols.LineWriter`).
+    """Writes lines to the bucket ``<namespace>/<class>`` (a `schemas.store.LineWriter`).
 
     timeout_s bounds a whole request; the server itself gives up a write after 10 s. A write
     that timed out may still be stored: repeat the same bytes.

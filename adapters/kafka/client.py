@@ -1,9 +1,8 @@
 """The kafka-python clients that everything here is built from, with the settings that survived.
 
-One border: only `adapters/kafka_*.py` know this library, and only this file and, below it,
-`adapters.kafka.patches.network` and `adapters.kafka.patches.compression` import it; publisher, source, reader
-and admin take their clients and error classes from here, and `adapters.kafka` is where others
-import them from.
+One border: only `adapters.kafka` knows this library, and only this file and, below it,
+`adapters.kafka.patches` import it; publisher, source, reader and admin take their clients and
+error classes from here.
 """
 
 from __future__ import annotations

@@ -2,7 +2,8 @@
 
 Instructions are counted by valgrind (callgrind): one run calls each function n times, and one
 for each function calls it twice as often; the difference is what n calls cost, without the
-start of the interpreter. Memory is what `bench.budgets.requests` finds. The limits stand in budgets.toml.
+start of the interpreter. Memory is what `bench.budgets.requests` finds.
+The limits stand in budgets.toml.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""The hottest pure functions, called so many times: ``python -m bench.budgets.counted admit=20 steps=10``.
+"""The hottest pure functions, called so many times.
+
+Example: ``python -m bench.budgets.counted admit=20 steps=10``.
 
 valgrind counts the instructions of this process. Its input is fixed, so that two runs differ by
 nothing but the number of calls.

@@ -1,4 +1,4 @@
-"""The load of a whole chain, a process of its own: ``python -m bench.chain.flow PLAN.json OUTCOME.json``.
+"""The load of a whole chain: ``python -m bench.chain.flow PLAN.json OUTCOME.json``.
 
 No two points are alike, so that the store can be counted afterwards. Full speed means that so
 many points at most are sent and not yet stored. A rate is an open loop: every body has its

@@ -211,8 +211,8 @@ def _notes(
     ]
     if any(not way.ours for way in ceilings):
         notes.append(
-            "Telegraf runs twice, as gateway and as consumer, tuned (`bench/chain/peer.py`); what it "
-            "lost after a 2xx is counted and reported, and no failure of ours. Answers 429: it "
+            "Telegraf runs twice, as gateway and as consumer, tuned (`bench/chain/peer.py`); what "
+            "it lost after a 2xx is counted and reported, and no failure of ours. Answers 429: it "
             "holds as much as it may, and the load tries again."
         )
     return notes

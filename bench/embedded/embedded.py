@@ -13,11 +13,11 @@ from functools import partial
 from pathlib import Path
 from typing import Annotated
 
+from bench.consumer.disk import InfluxSize, bytes_of, size_in_influxdb
 from bench.consumer.drain import outcomes
 from bench.embedded.flood import Flood, flood
 from bench.embedded.row_writer import RowsWritten, RowWay, write_rows
 from bench.gateway.isolation import Waited, watch
-from bench.lab.disk import InfluxSize, bytes_of, size_in_influxdb
 from bench.lab.figures import column, per_million, percentile, short, whole
 from bench.lab.lines import NARROW, RUNS, STEP_MS, WIDE, Shape
 from bench.lab.services import UNLIMITED_POINTS, Tell, gateway_backend, host_and_port

@@ -13,7 +13,7 @@ from itertools import islice
 from pathlib import Path
 from time import perf_counter, process_time
 
-from bench.lab.disk import bytes_of
+from bench.consumer.disk import bytes_of
 from bench.lab.figures import percentile
 from bench.lab.lines import Shape
 

@@ -1,4 +1,4 @@
-"""The load generator, a process of its own: ``python -m bench.gateway.generator PLAN.json OUTCOME.json``.
+"""The load generator: ``python -m bench.gateway.generator PLAN.json OUTCOME.json``.
 
 A closed loop: each connection sends its next body as soon as the last one was answered.
 """

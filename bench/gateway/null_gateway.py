@@ -1,4 +1,6 @@
-"""A gateway without a log: ``python -m bench.gateway.null_gateway``, settings as for ``python -m ingest``.
+"""A gateway without a log: ``python -m bench.gateway.null_gateway``.
+
+Settings as for ``python -m ingest``.
 
 Its publisher acknowledges each block at once and forgets it, so nothing that it answers is
 durable: it is here only to show what HTTP, validation and group commit cost without Kafka.
@@ -24,7 +26,7 @@ from schemas.log.protocols import Headers, Record, TopicPartition
 
 
 class NullPublisher:
-    """schemas.log.protocols.Publisher that keeps nothing but the offsets it has given."""
+    """schemas.log.Publisher that keeps nothing but the offsets it has given."""
 
     def __init__(self) -> None:
         self._next: dict[tuple[str, int], int] = defaultdict(int)
@@ -49,7 +51,7 @@ class NullPublisher:
 
 
 class _NoProgress:
-    """schemas.log.protocols.Progress of workers that do not exist."""
+    """schemas.log.Progress of workers that do not exist."""
 
     def committed(self) -> Mapping[TopicPartition, int]:
         """Nothing is."""

@@ -1,4 +1,4 @@
-"""Validation alone: lines/s and MB/s of `schemas.admission.admission.admit` on one core, by kind of body."""
+"""Validation alone: lines/s and MB/s of `schemas.admission` on one core, by kind of body."""
 
 from __future__ import annotations
 

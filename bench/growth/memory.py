@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from time import process_time
 
-from bench.lab.disk import step_blocks
+from bench.consumer.disk import step_blocks
 from bench.lab.machine import rss_mib
 from embedded.store.store import SqliteStore
 from ingest.limits.dry_run import DryRun

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
+from bench.consumer.disk import bytes_of, size_in_influxdb
 from bench.embedded.embedded import stored_by
 from bench.embedded.flood import Flood, flood
-from bench.lab.disk import bytes_of, size_in_influxdb
 from bench.lab.figures import whole
 from bench.lab.lines import NARROW, RUNS, STEP_MS, WIDE, Shape
 from bench.lab.services import (

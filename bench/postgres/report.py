@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+from bench.consumer.disk import InfluxSize
 from bench.embedded.flood import Flood
-from bench.lab.disk import InfluxSize
 from bench.lab.figures import Spread, column, per_million, short, whole
 from bench.lab.lines import RUNS, Shape
 from bench.postgres.cluster import SETTINGS

@@ -1,8 +1,8 @@
 """The shape of a job's lines, their names in order, and one pattern that spares a second pass.
 
 Mostly all lines of a body have the names of its first. A pattern that spells those names out
-sees in one pass what a run pattern (`schemas.admission.run_pattern`) and a look for names that are there
-twice (`schemas.admission.skeleton`) see in two.
+sees in one pass what a run pattern (`run_pattern`) and a look for names that are there twice
+(`skeleton`) see in two.
 """
 
 from __future__ import annotations

@@ -118,8 +118,8 @@ class Clock(StrEnum):
 class RunSummary:
     """One run of an experiment: its newest point in class raw, its ends in class steps.
 
-    state, attempt and reason: how it stands (`schemas.store.run_state.standings`); None where no line
-    tells.
+    state, attempt and reason: how it stands (`schemas.store.run_state.standings`); None where no
+    line tells.
     """
 
     run: str

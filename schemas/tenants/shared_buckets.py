@@ -26,7 +26,7 @@ class SharedBuckets(Protocol):
     """Buckets by name. rate in points/s; burst and points in points. One event loop."""
 
     async def charge(self, name: str, rate: int, burst: int, points: int) -> Charged:
-        """Charge a bucket as `ingest.limits.token_bucket.TokenBucket` does. Raises SharedBucketsAway."""
+        """Charge a bucket as `ingest.limits.token_bucket` does. Raises SharedBucketsAway."""
         ...
 
     async def refund(self, name: str, rate: int, burst: int, points: int) -> None:

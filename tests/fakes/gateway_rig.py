@@ -78,7 +78,7 @@ DOWN = Weather(failed=1.0)
 
 
 class WeatherPublisher:
-    """schemas.log.protocols.Publisher over a log in memory, in whose way the weather stands."""
+    """schemas.log.Publisher over a log in memory, in whose way the weather stands."""
 
     def __init__(self, world: World, moments: Moments) -> None:
         self._world = world

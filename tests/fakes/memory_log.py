@@ -1,6 +1,6 @@
 """The log in memory, for tests of the gateway and the workers.
 
-It keeps the contract of `schemas.log.protocols` (tests/contract/log/test_log.py runs over it) and adds
+It keeps the contract of `schemas.log` (tests/contract/log/test_log.py runs over it) and adds
 knobs: refuse sends, hold acknowledgements back, refuse commits, rebalance, take partitions
 away, delete old records.
 """
@@ -185,7 +185,7 @@ class _Group:
 
 
 class MemoryPublisher:
-    """schemas.log.protocols.Publisher. Futures resolve within send, unless the log holds them back."""
+    """schemas.log.Publisher. Futures resolve within send, unless the log holds them back."""
 
     def __init__(self, log: MemoryLog) -> None:
         self._log = log
@@ -242,7 +242,7 @@ class MemoryPublisher:
 
 
 class MemorySource:
-    """schemas.log.protocols.Source. Members of a group share partitions; those that move are revoked."""
+    """schemas.log.Source. Members of a group share partitions; those that move are revoked."""
 
     def __init__(self, log: MemoryLog, group: str, *, max_poll_records: int, waits: bool) -> None:
         self._log = log
@@ -438,7 +438,7 @@ class MemoryRange:
 
 
 class MemoryReader:
-    """schemas.log.protocols.Reader."""
+    """schemas.log.Reader."""
 
     def __init__(self, log: MemoryLog) -> None:
         self._log = log
@@ -452,7 +452,7 @@ class MemoryReader:
 
 
 class MemoryProgress:
-    """schemas.log.protocols.Progress."""
+    """schemas.log.Progress."""
 
     def __init__(self, log: MemoryLog, topic: str, group: str) -> None:
         self._log = log

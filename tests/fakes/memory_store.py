@@ -1,6 +1,6 @@
 """The store in memory, for tests of the workers and the read routes.
 
-It keeps the contract of `schemas.store.protocols` with InfluxDB 2's semantics: points merge field by
+It keeps the contract of `schemas.store` with InfluxDB 2's semantics: points merge field by
 field, a batch with a malformed line stores nothing, a point whose field has another type than
 before is dropped while the others stay.
 """

@@ -4,10 +4,10 @@ from contextlib import closing
 
 import pytest
 
+from bench.consumer.disk import InfluxSize, bytes_of
 from bench.embedded.embedded import Plan, Served, section
 from bench.embedded.flood import Flood
 from bench.embedded.row_writer import RowWay, write_rows
-from bench.lab.disk import InfluxSize, bytes_of
 from bench.lab.lines import NARROW, RUNS, WIDE
 from schemas.line_protocol.codec import parse
 
