@@ -15,7 +15,8 @@ from itertools import count
 
 from bench.lab.lines import body
 from consumers.views import StepsView
-from schemas.admission.admission import Rules, admit
+from schemas.admission.body import admit
+from schemas.line_protocol.bounds import Rules
 from schemas.line_protocol.precision import Precision
 from schemas.log.block import Block, decode, encode_headers
 from schemas.retention import DEFAULT_CLASS, reserved_in

@@ -13,7 +13,7 @@ from bench.lab.figures import column, short, whole
 from bench.lab.lines import STEP_MS, body
 from bench.lab.services import Tell
 from bench.report import Section, Table
-from schemas.admission.admission import admit
+from schemas.admission.body import admit
 from schemas.line_protocol.bounds import Rules
 from schemas.line_protocol.precision import Precision
 from schemas.retention import DEFAULT_CLASS, reserved_in

@@ -29,7 +29,8 @@ from ingest.publish.group_commit import GroupCommit, Lane
 from ingest.publish.origin import Origin, Piece
 from ingest.publish.pieces import pieces_of
 from ingest.write.judge import Judge, Steps
-from schemas.admission.admission import Part, Rules
+from schemas.admission.admission import Part
+from schemas.line_protocol.bounds import Rules
 from schemas.log.protocols import Publisher, topic_of
 from schemas.log.receipt import BlockPosition, encode
 from schemas.retention import Kind, RetentionClass, reserved_in

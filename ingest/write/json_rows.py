@@ -18,7 +18,8 @@ from ingest.limits.series import Series
 from ingest.write.intake import Intake
 from ingest.write.judge import Steps
 from ingest.write.lines import count_accepted
-from schemas.admission.admission import MAX_LISTED, Part, admit
+from schemas.admission.admission import MAX_LISTED, Part
+from schemas.admission.body import admit
 from schemas.line_protocol.precision import Precision
 from schemas.metrics import EncodedRow, MetricsRow, encode_row, excess
 from schemas.retention import DEFAULT_CLASS, EVENTS_CLASS

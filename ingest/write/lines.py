@@ -20,7 +20,9 @@ from ingest.keys.auth import KeyStore, key_in_headers, key_in_query
 from ingest.limits.series import Series
 from ingest.write.intake import Intake
 from ingest.write.judge import Steps
-from schemas.admission.admission import Admission, Rules, admit_in_steps
+from schemas.admission.admission import Admission
+from schemas.admission.body import admit_in_steps
+from schemas.line_protocol.bounds import Rules
 from schemas.line_protocol.precision import REQUEST_PRECISIONS, Precision
 from schemas.retention import DEFAULT_CLASS
 from schemas.tenants.keys import KeyRecord

@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from schemas.admission.admission import Admission, Rules, admit
+from schemas.admission.admission import Admission
+from schemas.admission.body import admit
+from schemas.line_protocol.bounds import Rules
 from schemas.line_protocol.codec import Line, Refused, field_value, parse
 from schemas.line_protocol.precision import Precision
 from tests.conftest import in_ci

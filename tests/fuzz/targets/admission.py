@@ -5,8 +5,9 @@ from __future__ import annotations
 import itertools
 import zlib
 
-from schemas.admission import admission
-from schemas.admission.admission import Admission, Part, Rules, admit
+from schemas.admission.admission import MAX_LISTED, Admission, Part
+from schemas.admission.body import _Body, admit
+from schemas.line_protocol.bounds import Rules
 from schemas.line_protocol.bounds import check as check_bounds
 from schemas.line_protocol.codec import encode, scan, split
 from schemas.line_protocol.precision import BLOCK_PRECISIONS, Precision
@@ -21,7 +22,7 @@ OPEN = Rules(None, 2**63 - 2, "forever", frozenset())
 TOKENS = (*lines.TOKENS, b" 1795277400000000000", b" 1795277400", b"\n", b"nonfinite", b"=9" * 5)
 
 
-class _ExactTier(admission._Body):
+class _ExactTier(_Body):
     """Admission without the patterns: every line goes to the exact parser."""
 
     def _take_run(self, start: int, stop: int) -> int:
@@ -60,7 +61,7 @@ def _check_refusals(body: bytes, found: Admission) -> None:
     all_lines = body.split(b"\n")
     assert found.points == sum(part.points for part in found.parts)
     assert found.points + found.refused_total <= len(all_lines)
-    assert len(found.refusals) == min(found.refused_total, admission.MAX_LISTED)
+    assert len(found.refusals) == min(found.refused_total, MAX_LISTED)
     last = 0
     for refusal in found.refusals:
         assert last < refusal.line <= len(all_lines)

@@ -11,7 +11,8 @@ from ingest.errors import BadRequest, Dialect, GatewayError, Unauthorized
 from ingest.keys.auth import key_in_headers, key_in_query
 from ingest.publish.origin import Origin, Piece
 from ingest.write.lines import target_of
-from schemas.admission.admission import Rules, admit
+from schemas.admission.body import admit
+from schemas.line_protocol.bounds import Rules
 from schemas.line_protocol.precision import Precision
 from schemas.log.block import Block, decode, encode_headers
 from schemas.log.protocols import TopicPartition

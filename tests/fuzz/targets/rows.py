@@ -8,7 +8,8 @@ from types import SimpleNamespace
 
 from ingest.errors import BadRequest, BodyTooLarge
 from ingest.write.json_rows import _Judged, _rows_of
-from schemas.admission.admission import Rules, admit
+from schemas.admission.body import admit
+from schemas.line_protocol.bounds import Rules
 from schemas.line_protocol.codec import field_value, parse
 from schemas.line_protocol.precision import Precision
 from schemas.retention import reserved_in

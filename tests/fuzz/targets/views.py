@@ -7,7 +7,8 @@ import zlib
 from dataclasses import replace
 
 from consumers.views import StepsView, WallView
-from schemas.admission.admission import Part, admit
+from schemas.admission.admission import Part
+from schemas.admission.body import admit
 from schemas.line_protocol.codec import encode, parse, split
 from schemas.line_protocol.precision import Precision
 from schemas.log.block import Block

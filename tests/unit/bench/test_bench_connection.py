@@ -6,7 +6,8 @@ import pytest
 
 from bench.lab.connection import Answer, Connection, build_request, parse_answer
 from bench.lab.lines import bodies, body
-from schemas.admission.admission import Rules, admit
+from schemas.admission.body import admit
+from schemas.line_protocol.bounds import Rules
 from schemas.line_protocol.precision import Precision
 from schemas.retention import RESERVED
 

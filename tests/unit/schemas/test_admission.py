@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from schemas.admission import run_pattern, skeleton
-from schemas.admission.admission import MAX_LISTED, Part, Refusal, Rules, admit
+from schemas.admission.admission import MAX_LISTED, Part, Refusal
+from schemas.admission.body import admit
 from schemas.admission.digit_range import digit_range
 from schemas.admission.shape import shaped
 from schemas.admission.skeleton import doubtful_lines
-from schemas.line_protocol.bounds import check
+from schemas.line_protocol.bounds import Rules, check
 from schemas.line_protocol.codec import Refused, parse, scan, split
 from schemas.line_protocol.precision import BLOCK_PRECISIONS, Precision
 from schemas.retention import reserved_in

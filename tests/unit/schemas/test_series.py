@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from schemas.admission.admission import Rules, admit
+from schemas.admission.body import admit
+from schemas.line_protocol.bounds import Rules
 from schemas.line_protocol.codec import Line, encode, escape_key, escape_measurement, parse
 from schemas.line_protocol.precision import Precision
 from schemas.line_protocol.series import MEASUREMENT, distinct_series, tags_of

@@ -6,7 +6,7 @@ import pytest
 
 from consumers.views import StepsView
 from consumers.writing.misconfigured import Misconfigured
-from schemas.admission.admission import admit
+from schemas.admission.body import admit
 from schemas.line_protocol.bounds import Rules
 from schemas.line_protocol.precision import Precision
 from schemas.log.dead_letter import encode_headers

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from consumers.writing.isolate import MAX_FAILURES, TRIES
-from schemas.admission.admission import admit
+from schemas.admission.body import admit
 from schemas.line_protocol.bounds import Rules
 from schemas.line_protocol.precision import Precision
 from schemas.log.dead_letter import Reason
