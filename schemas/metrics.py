@@ -9,15 +9,12 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from schemas.line_protocol.bounds import MAX_STEP
+from schemas.line_protocol.bounds import MAX_STEP, MAX_TIME_NS, MIN_TIME_NS
 from schemas.line_protocol.codec import escape_key, escape_measurement
 from schemas.retention import is_reserved
 
 #: Spellings of what JSON can't say as a number. Bare NaN and Infinity are taken as well.
 _NONFINITE_STRINGS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
-
-_MIN_NS = -(2**63) + 2
-_MAX_NS = 2**63 - 2
 
 
 def _name(text: str) -> str:
@@ -49,8 +46,8 @@ class MetricsRow(BaseModel):
     tags: dict[Name, Name] = Field(default_factory=dict, description="Free tags.")
     time: int | None = Field(
         default=None,
-        ge=_MIN_NS,
-        le=_MAX_NS,
+        ge=MIN_TIME_NS,
+        le=MAX_TIME_NS,
         description="Unix time in ns. Without it the gateway gives its own, and a repeated "
         "request makes new points instead of overwriting the old.",
     )

@@ -7,12 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Collection
 
+from schemas.line_protocol.bounds import MAX_TIME_NS, MIN_TIME_NS
 from schemas.retention import EVENTS_CLASS
 from schemas.store.run_state import MEASUREMENT
-
-#: Times that the server can hold, in ns since 1970.
-MIN_TIME_NS = -(2**63) + 2
-MAX_TIME_NS = 2**63 - 2
 
 _ESCAPES = str.maketrans({"\\": "\\\\", "\n": "\\n"})
 

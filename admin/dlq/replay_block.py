@@ -7,14 +7,12 @@ from dataclasses import dataclass, replace
 
 from admin.dlq.letters import FoundLetter
 from consumers.views import StepsView, describe
-from schemas.line_protocol.bounds import MIN_TIME_NS
+from schemas.line_protocol.bounds import MAX_TIME_NS, MIN_TIME_NS
 from schemas.line_protocol.codec import Refused, encode, parse, split
 from schemas.line_protocol.precision import BLOCK_PRECISIONS, Precision
 from schemas.log.block import MAX_BLOCK_BYTES, Block
 from schemas.log.dead_letter import DeadLetter, Reason
 from schemas.log.protocols import class_of
-
-_MAX_TIME_NS = 2**63 - 2
 
 #: Refused before any view saw them: such letters say "wall", and every view lacks the lines.
 _SEEN_BY_NO_VIEW = frozenset({Reason.MALFORMED, Reason.UNKNOWN_BLOCK})
@@ -89,7 +87,7 @@ def _checked(line: bytes, block: Block, retention_class: str) -> bytes:
     parsed = parse(line.removesuffix(b"\r"))
     if parsed.time is None:
         raise Refused(len(line) + 1, "no time: expected one, as in m f=1 1700000000000")
-    if not MIN_TIME_NS <= parsed.time * block.precision.ns <= _MAX_TIME_NS:
+    if not MIN_TIME_NS <= parsed.time * block.precision.ns <= MAX_TIME_NS:
         raise Refused(len(line), "time out of range: expected the years 1677 to 2262")
     if line[:1] == b" " or not line.endswith(b" %d" % parsed.time):
         line = encode(parsed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from consumers.views import describe
+from schemas.line_protocol.bounds import MAX_TIME_NS
 from schemas.line_protocol.codec import Refused, encode, parse, split
 from schemas.line_protocol.precision import BLOCK_PRECISIONS, Precision
 from schemas.log.block import Block
@@ -15,9 +16,6 @@ from schemas.log.protocols import Record
 TENANT = "foreign"
 
 DEFAULT_NAMESPACE = "stepclock"
-
-#: What the store takes, less than int64 (InfluxDB keeps the outermost values for itself).
-_MAX_TIME_NS = 2**63 - 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +65,7 @@ def _timed(line: bytes, precision: Precision, stamp_ns: int) -> bytes:
     if parsed.time is None:
         return encode(replace(parsed, time=stamp_ns))
     time_ns = parsed.time * precision.ns
-    if abs(time_ns) > _MAX_TIME_NS:
+    if abs(time_ns) > MAX_TIME_NS:
         raise Refused(len(line), "time is outside the years 1677 to 2262")
     return line if precision is Precision.NS else encode(replace(parsed, time=time_ns))
 

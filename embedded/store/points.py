@@ -6,14 +6,10 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from schemas.line_protocol.bounds import MAX_STEP
+from schemas.line_protocol.bounds import MAX_STEP, MAX_TIME_NS, MIN_TIME_NS
 from schemas.line_protocol.codec import Line, Refused, field_value, parse, split
 from schemas.line_protocol.precision import Precision
 from schemas.store.protocols import FieldValue, LinesRefused
-
-#: Times that InfluxDB can hold, in ns since 1970; SQLite's integers would hold two more.
-_MIN_TIME_NS = -(2**63) + 2
-_MAX_TIME_NS = 2**63 - 2
 
 #: Kinds of which a mean can be taken.
 NUMERIC_KINDS = frozenset({"float", "integer"})
@@ -78,7 +74,7 @@ class PointParser:
         if not time.isdigit() or len(time) > 19:
             return None
         time_ns = int(time) * unit_ns
-        if time_ns > _MAX_TIME_NS:
+        if time_ns > MAX_TIME_NS:
             return None
         step = None
         fields: list[tuple[bytes, str, FieldValue]] = []
@@ -110,7 +106,7 @@ class PointParser:
             if line.time is None:
                 raise LinesRefused(f"line {number}: no time", stored_others=False)
             time_ns = line.time * unit_ns
-            if not _MIN_TIME_NS <= time_ns <= _MAX_TIME_NS:
+            if not MIN_TIME_NS <= time_ns <= MAX_TIME_NS:
                 raise LinesRefused(f"line {number}: time outside range", stored_others=False)
             self._remember(line_text, line)
             fields = tuple((name, *_typed(token)) for name, token in line.fields)

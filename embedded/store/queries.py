@@ -11,13 +11,14 @@ from operator import itemgetter
 from embedded.store.downsampling import Grid, Span, downsample
 from embedded.store.points import NUMERIC_KINDS, value_of
 from embedded.store.series import decode_tags
+from schemas.line_protocol.bounds import MAX_TIME_NS, MIN_TIME_NS
 from schemas.line_protocol.precision import Precision
 from schemas.retention import DEFAULT_CLASS, STEP_CLASS, is_reserved
 from schemas.store.protocols import Clock, RunSeries, RunSummary, SeriesQuery, StoredPoint
 from schemas.store.windows import cut
 
-_MIN_TIME_NS = -(2**63)
-_MAX_TIME_NS = 2**63 - 1
+# The first time that no point can have.
+_END_NS = MAX_TIME_NS + 1
 
 _EXPERIMENTS = """
 SELECT name FROM measurement
@@ -119,8 +120,8 @@ def series(connection: sqlite3.Connection, query: SeriesQuery) -> list[RunSeries
         "measurement": measurement_id,
         "field": field_id,
         "runs": json.dumps(query.runs),
-        "start": _clamped(query.start, unit_ns, _MIN_TIME_NS),
-        "end": _clamped(query.end, unit_ns, _MAX_TIME_NS),
+        "start": _clamped(query.start, unit_ns, MIN_TIME_NS),
+        "end": _clamped(query.end, unit_ns, _END_NS),
     }
     found = [(run, Span(*span)) for run, *span in connection.execute(_SPANS, where)]
     if not found:
@@ -207,7 +208,7 @@ def _step(time_ns: int | None) -> int | None:
 
 
 def _clamped(t: int | None, unit_ns: int, otherwise_ns: int) -> int:
-    """A bound in ns that SQLite's integers hold."""
+    """A bound in ns, within what SQLite's integers hold."""
     if t is None:
         return otherwise_ns
-    return min(max(t * unit_ns, _MIN_TIME_NS), _MAX_TIME_NS)
+    return min(max(t * unit_ns, MIN_TIME_NS), _END_NS)

@@ -14,8 +14,10 @@ MAX_STEP = 9_200_000_000_000
 # Digits of any 64-bit integer, and the i.
 _MAX_STEP_BYTES = 20
 
-#: Earliest time that InfluxDB keeps (``models.MinNanoTime``).
+#: Earliest and latest time that InfluxDB keeps, in ns since 1970: int64 less its outermost values
+#: (``models.MinNanoTime``, ``models.MaxNanoTime``).
 MIN_TIME_NS = -(2**63) + 2
+MAX_TIME_NS = 2**63 - 2
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from schemas import canary
 from schemas.line_protocol import codec
+from schemas.line_protocol.bounds import MAX_TIME_NS
 from schemas.line_protocol.precision import Precision
 from schemas.retention import DEFAULT_CLASS, STEP_CLASS
 from schemas.store.attempts import AttemptState, AttemptSteps, StaleSteps
@@ -34,7 +35,6 @@ from schemas.store.protocols import (
 from schemas.store.run_state import asked_since_ns, step_of, with_states
 from schemas.store.windows import Buckets, cut
 
-_MAX_TIME_NS = 2**63 - 2
 _RESERVED = ("nonfinite", "run_config", "run_state", "checkpoint", "delivery")
 
 _KINDS = {float: "float", int: "integer", bool: "boolean", str: "string"}
@@ -345,7 +345,7 @@ def _parse(line: bytes, precision: Precision) -> _Point:
     if parsed.time is None:
         raise LinesRefused("a line without a time", stored_others=False)
     time_ns = parsed.time * precision.ns
-    if abs(time_ns) > _MAX_TIME_NS:
+    if abs(time_ns) > MAX_TIME_NS:
         raise LinesRefused("time outside range", stored_others=False)
     return _Point(
         line,

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from embedded.store.points import Point, PointParser
 from embedded.store.store import SqliteStore
 from schemas import retention
+from schemas.line_protocol.bounds import MAX_TIME_NS, MIN_TIME_NS
 from schemas.line_protocol.precision import Precision
 from schemas.store.protocols import (
     Clock,
@@ -186,6 +187,17 @@ def test_a_class_that_keeps_for_ever_takes_any_time(open_store: Open) -> None:
     (series,) = store.series(query)
     assert (series.t, series.mean, series.count) == ((-7,), (1.5,), (2,))
     assert store.sweep() == 0
+
+
+@pytest.mark.parametrize("time_ns", [MIN_TIME_NS, MAX_TIME_NS])
+def test_a_query_without_bounds_finds_the_earliest_and_the_latest_time(
+    open_store: Open, time_ns: int
+) -> None:
+    classes = retention.parse(retention.default_text().replace('"90d"', '"forever"'))
+    store = open_store(retention=classes)
+    write(store, f"e,run=r a=1 {time_ns}")
+    (series,) = store.series(SeriesQuery("n", "e", "a", clock=Clock.WALL))
+    assert (series.run, series.count) == ("r", (1,))
 
 
 # -- values -----------------------------------------------------------------------------------
