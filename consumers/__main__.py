@@ -20,6 +20,7 @@ from consumers.worker import Worker
 from schemas.log.protocols import DEAD_LETTER_TOPIC, LogUnavailable, RecordRefused, topic_of
 from schemas.retention import Kind
 from telemetry.logs import configure
+from telemetry.probe_server import write_address
 from telemetry.stop_signals import StopSignals
 
 _log = logging.getLogger(__name__)
@@ -99,7 +100,7 @@ def work(
         if not settings.influx_token.get_secret_value():
             _log.warning("STEPCLOCK_INFLUX_TOKEN is not set: InfluxDB will refuse every write")
         if settings.probe_address_file is not None:
-            probes.write_address(settings.probe_address_file)
+            write_address(settings.probe_address_file, probes.url)
         if _wait_for_log(publisher, stop):
             _log.info(
                 "consuming %s as group %s, threads: %d",

@@ -19,7 +19,7 @@ from janitor.settings import JanitorSettings
 from schemas.canary import class_of_canaries
 from schemas.store.protocols import StoreUnavailable
 from telemetry.logs import configure
-from telemetry.probe_server import ProbeServer
+from telemetry.probe_server import ProbeServer, write_address
 from telemetry.stop_signals import StopSignals
 
 _log = logging.getLogger("stepclock.janitor")
@@ -95,7 +95,7 @@ def _keep_house(settings: JanitorSettings, janitor: Janitor, stop: threading.Eve
     with closing(ProbeServer(settings.probe_host, settings.probe_port, answers)) as probes:
         _log.info("probes and metrics at %s", probes.url)
         if settings.probe_address_file is not None:
-            probes.write_address(settings.probe_address_file)
+            write_address(settings.probe_address_file, probes.url)
         loop.run(stop)
 
 

@@ -38,12 +38,6 @@ class ProbeServer:
         host, port = self._server.server_address[:2]
         return f"http://{host!s}:{port}"
 
-    def write_address(self, path: Path) -> None:
-        """Write the URL to a file. Whoever sees the file sees all of it."""
-        written = path.with_name(f"{path.name}.{os.getpid()}")
-        written.write_text(self.url, "utf-8")
-        written.replace(path)
-
     def close(self) -> None:
         """Stop listening. Idempotent."""
         if self._thread.is_alive():
@@ -80,3 +74,10 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_request(self, code: int | str = "-", size: int | str = "-") -> None:
         """Leave no log line for each probe."""
+
+
+def write_address(path: Path, url: str) -> None:
+    """Write where a process listens to a file, one line. Whoever sees the file sees all of it."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.write_text(url + "\n", "utf-8")
+    draft.replace(path)

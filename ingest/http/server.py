@@ -22,6 +22,7 @@ from ingest.http.bounds import ConnectionBounds
 from ingest.http.protocol import BoundedHttpProtocol
 from ingest.http.tls import TlsListener
 from telemetry import metrics
+from telemetry.probe_server import write_address
 
 _log = logging.getLogger("stepclock.gateway")
 
@@ -170,7 +171,7 @@ def run_http(
             memory.settle()
             _log.info("listening on %s", url)
             if address_file is not None:
-                _write_address(address_file, url)
+                write_address(address_file, url)
             on_started(server)
 
         server = HttpServer(config, started, bounds, app.state.settlement.stop_waiting, tls)
@@ -178,10 +179,3 @@ def run_http(
     if not server.started or server.failed or app.state.lifecycle.failed:
         return 1  # the log says why
     return 130 if server.stopped_by is signal.SIGINT else 0
-
-
-def _write_address(path: Path, url: str) -> None:
-    # Written aside and renamed, so that a reader never sees half of it.
-    draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(url + "\n", "utf-8")
-    draft.replace(path)

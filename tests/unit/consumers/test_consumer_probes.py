@@ -6,6 +6,7 @@ import pytest
 
 from consumers.probes import Probes
 from telemetry.metrics import PAUSED
+from telemetry.probe_server import write_address
 
 
 class Worker:
@@ -120,3 +121,11 @@ def test_other_pages_do_not_exist(probes):
 def test_closing_twice_is_fine(probes):
     probes.close()
     probes.close()
+
+
+def test_the_address_file_holds_one_line_and_no_draft_of_it_is_left(tmp_path):
+    path = tmp_path / "url"
+    path.write_text("http://127.0.0.1:1\n")
+    write_address(path, "http://127.0.0.1:2")
+    assert path.read_text() == "http://127.0.0.1:2\n"
+    assert list(tmp_path.iterdir()) == [path]

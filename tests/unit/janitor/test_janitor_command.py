@@ -62,7 +62,7 @@ def test_it_waits_for_a_store_that_is_away_and_ends_when_told(environment, tmp_p
     )
     try:
         assert eventually((tmp_path / "url").exists)
-        url = (tmp_path / "url").read_text()
+        (url,) = (tmp_path / "url").read_text().splitlines()
 
         def health():
             try:
