@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -25,6 +24,7 @@ from admin.provision.plan_rollups import plan_rollups
 from admin.terminal import plain
 from consumers.settings import ConsumerSettings
 from embedded.settings import ServeSettings
+from ingest.keys.credentials import NoKeys, keys_file
 from ingest.settings import GatewaySettings, HttpSettings
 from janitor.settings import JanitorSettings
 from schemas.log.protocols import LogUnavailable
@@ -89,13 +89,13 @@ def check_files(environ: Mapping[str, str]) -> Iterator[Finding]:
         yield from _check_keys(settings, datetime.now(UTC))
 
 
-def check_services(settings: ConsumerSettings, keys_file: Path) -> Iterator[Finding]:
+def check_services(settings: ConsumerSettings, keys: Path) -> Iterator[Finding]:
     """Whether Kafka and InfluxDB answer and hold what the classes and namespaces need.
 
     Raises InvalidRetention, InvalidKeys, OSError for files that check_files names.
     """
     classes = load_retention(settings.retention_file)
-    records = parse(keys_file.read_text("utf-8")) if keys_file.exists() else {}
+    records = parse(keys.read_text("utf-8")) if keys.exists() else {}
     namespaces = sorted({DEFAULT_NAMESPACE, *(r.tenant.namespace for r in records.values())})
     with KafkaAdmin(settings.kafka) as kafka:
         servers = settings.kafka_bootstrap_servers
@@ -134,7 +134,8 @@ def check_config_command(
     findings = list(check_files(os.environ))
     if connect and exit_code(findings) == 0:
         http = GatewaySettings()
-        findings += check_services(ConsumerSettings(), _keys_path(http))
+        path = keys_file(http.keys_file, http.data_dir, http.host)
+        findings += check_services(ConsumerSettings(), path)
     elif connect:
         findings.append(Finding("services", State.WARNING, "not asked: first mend the rest"))
     table = Table("what", "state", "detail")
@@ -176,9 +177,14 @@ def _of_classes(classes: Mapping[str, RetentionClass]) -> str:
 
 
 def _check_keys(settings: HttpSettings, now: datetime) -> Iterator[Finding]:
-    what, path = "keys file", _keys_path(settings)
+    what = "keys file"
+    try:
+        path = keys_file(settings.keys_file, settings.data_dir, settings.host)
+    except NoKeys as exc:
+        yield Finding(what, State.WRONG, str(exc))
+        return
     if not path.exists():
-        yield _check_absent(settings, path)
+        yield Finding(what, State.OK, f"{path} is made with one key at the first start")
         return
     try:
         records = parse(path.read_text("utf-8"))
@@ -198,37 +204,8 @@ def _check_keys(settings: HttpSettings, now: datetime) -> Iterator[Finding]:
         yield Finding(what, State.WARNING, "others may change it, and so let themselves in")
 
 
-def _check_absent(settings: HttpSettings, path: Path) -> Finding:
-    if settings.keys_file is not None:
-        return Finding(
-            "keys file",
-            State.WRONG,
-            f"{path} does not exist; make it with "
-            f"'stepclock-server keys create --tenant NAME --keys-file {path}'",
-        )
-    if not _is_loopback(settings.host):
-        return Finding(
-            "keys file",
-            State.WRONG,
-            f"{path} does not exist, and none is made for {settings.host}: make a key with "
-            "'stepclock-server keys create --tenant NAME'",
-        )
-    return Finding("keys file", State.OK, f"{path} is made with one key at the first start")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _usable(record: KeyRecord, now: datetime) -> bool:
     return not record.revoked and (record.expires is None or record.expires > now)
-
-
-def _keys_path(settings: HttpSettings) -> Path:
-    return settings.keys_file or settings.data_dir / "keys.toml"
 
 
 def _check_plan(what: str, where: str, plan: Callable[[], list[Change]]) -> Iterator[Finding]:

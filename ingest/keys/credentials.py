@@ -34,26 +34,33 @@ def credentials_path() -> Path:
     return platformdirs.user_config_path("stepclock") / "credentials.toml"
 
 
-def ensure_keys(configured: Path | None, data_dir: Path, host: str) -> Path:
-    """The keys file to use: the configured one, or the data folder's, made if it is not there.
+def keys_file(configured: Path | None, data_dir: Path, host: str) -> Path:
+    """The keys file of a server: the configured one, or the data folder's, which may be missing.
 
-    Raises NoKeys where one would have to be made for a server that others can reach.
+    Raises NoKeys for a missing one that a server may not make by itself: one that is configured,
+    or that of a server that others can reach.
     """
-    if configured is not None:
-        if not configured.exists():
-            raise NoKeys(
-                f"{configured} does not exist; make it with "
-                f"'stepclock-server keys create --tenant NAME --keys-file {configured}'"
-            )
-        return configured
-    path = data_dir / "keys.toml"
+    path = configured or data_dir / "keys.toml"
     if path.exists():
         return path
+    if configured is not None:
+        raise NoKeys(
+            f"{path} does not exist; make it with "
+            f"'stepclock-server keys create --tenant NAME --keys-file {path}'"
+        )
     if not _is_loopback(host):
         raise NoKeys(
-            f"will not listen on {host} with a generated key; make one with "
-            "'stepclock-server keys create --tenant NAME', or listen on 127.0.0.1"
+            f"{path} does not exist, and none is generated for a server that listens on {host}; "
+            "make a key with 'stepclock-server keys create --tenant NAME', or listen on 127.0.0.1"
         )
+    return path
+
+
+def ensure_keys(configured: Path | None, data_dir: Path, host: str) -> Path:
+    """The keys file of a server, made with one key if it is missing. Raises NoKeys."""
+    path = keys_file(configured, data_dir, host)
+    if path.exists():
+        return path
     now = datetime.now(UTC).replace(microsecond=0)
     key = _known_key()
     if key is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from typer.testing import CliRunner
 from admin.__main__ import app
 from admin.check_config import Finding, State, exit_code
 from ingest.keys.auth import KeyStore
-from ingest.keys.credentials import write_private
+from ingest.keys.credentials import NoKeys, ensure_keys, write_private
 from native.ports import free_ports
 from schemas.tenants.keys import Role, new_key
 from schemas.tenants.keys_file import dump
@@ -115,13 +116,21 @@ def test_keys_are_counted_and_those_that_let_nobody_in_are_a_warning(tmp_path):
     assert "others may change it" in run().stdout
 
 
-def test_a_keys_file_that_is_needed_and_not_there_is_said(environment, tmp_path):
+@pytest.mark.parametrize("own", [None, "own.toml"])
+def test_a_keys_file_that_is_needed_and_not_there_is_said_as_at_the_start(
+    environment, tmp_path, own
+):
     environment.setenv("STEPCLOCK_HOST", "0.0.0.0")
+    if own is not None:
+        environment.setenv("STEPCLOCK_KEYS_FILE", str(tmp_path / own))
     result = run()
     assert result.exit_code == 2
     assert "keys create" in result.stdout
-    environment.setenv("STEPCLOCK_KEYS_FILE", str(tmp_path / "own.toml"))
-    assert "own.toml does not exist" in run().stdout
+    with pytest.raises(NoKeys) as refused:
+        ensure_keys(own and tmp_path / own, tmp_path, "0.0.0.0")
+    assert f"{own or 'keys.toml'} does not exist" in str(refused.value)
+    cells = re.sub(r"[\s│]+", "", result.stdout)
+    assert re.sub(r"\s", "", str(refused.value)) in cells
 
 
 @pytest.mark.slow
