@@ -19,26 +19,18 @@ from rich.table import Table
 from adapters.influx.admin import InfluxAdmin
 from adapters.kafka.admin import KafkaAdmin
 from adapters.settings import PREFIX, CommonSettings, load_retention, problems, unknown_variables
+from admin.context import SETTINGS_OF
 from admin.provision.plan import Action, Change, plan_buckets, plan_mappings, plan_topics
 from admin.provision.plan_rollups import plan_rollups
 from admin.terminal import plain
 from consumers.settings import ConsumerSettings
-from embedded.settings import ServeSettings
 from ingest.keys.credentials import NoKeys, keys_file
 from ingest.settings import GatewaySettings, HttpSettings
-from janitor.settings import JanitorSettings
 from schemas.log.protocols import LogUnavailable
 from schemas.retention import InvalidRetention, RetentionClass, format_duration
 from schemas.store.protocols import StoreError
 from schemas.tenants.keys import DEFAULT_NAMESPACE, InvalidKeys, KeyRecord, Role
 from schemas.tenants.keys_file import parse
-
-_COMMANDS: Mapping[str, type[CommonSettings]] = {
-    "gateway": GatewaySettings,
-    "consumer": ConsumerSettings,
-    "janitor": JanitorSettings,
-    "serve": ServeSettings,
-}
 
 
 class State(StrEnum):
@@ -74,13 +66,13 @@ def exit_code(findings: Iterable[Finding]) -> int:
 def check_files(environ: Mapping[str, str]) -> Iterator[Finding]:
     """Settings of every process, unknown variables, retention file and keys file."""
     valid = {}
-    for command, model in _COMMANDS.items():
+    for command, model in SETTINGS_OF.items():
         wrong = list(_check_settings(command, model))
         yield from wrong
         if not wrong:
             valid[command] = model()
             yield Finding(f"settings of {command}", State.OK, "can be used")
-    for variable, near in unknown_variables(environ, _COMMANDS.values()):
+    for variable, near in unknown_variables(environ, SETTINGS_OF.values()):
         hint = f"; did you mean {near}?" if near else ""
         yield Finding(variable, State.WARNING, f"is not a setting{hint}")
     settings = next((s for s in valid.values() if isinstance(s, HttpSettings)), None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
@@ -180,12 +180,18 @@ def reading(influx: str | None, data_dir: Path | None) -> Iterator[tuple[str, St
 
 S = TypeVar("S", bound=CommonSettings)
 
+#: The settings of each process, by the command that starts it.
+SETTINGS_OF: Mapping[str, type[CommonSettings]] = {
+    "gateway": GatewaySettings,
+    "consumer": ConsumerSettings,
+    "janitor": JanitorSettings,
+    "serve": ServeSettings,
+}
+
 
 def chosen_settings(kind: type[S], **flags: Any) -> S:
     """Flag over environment over default. Exit code 2 for what can't be."""
-    for variable, near in unknown_variables(
-        os.environ, [GatewaySettings, ConsumerSettings, JanitorSettings, ServeSettings]
-    ):
+    for variable, near in unknown_variables(os.environ, SETTINGS_OF.values()):
         hint = f"; did you mean {near}?" if near else ""
         errors.print(f"warning: {variable} is not a setting{hint}", style="yellow")
     try:

@@ -11,18 +11,8 @@ from pydantic.fields import FieldInfo
 from rich.console import Console
 from rich.table import Table
 
-from adapters.settings import PREFIX, CommonSettings
-from consumers.settings import ConsumerSettings
-from embedded.settings import ServeSettings
-from ingest.settings import GatewaySettings
-from janitor.settings import JanitorSettings
-
-_COMMANDS: tuple[tuple[str, type[CommonSettings]], ...] = (
-    ("gateway", GatewaySettings),
-    ("consumer", ConsumerSettings),
-    ("janitor", JanitorSettings),
-    ("serve", ServeSettings),
-)
+from adapters.settings import PREFIX
+from admin.context import SETTINGS_OF
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,12 +28,12 @@ class Setting:
 def all_settings() -> Iterator[Setting]:
     """Every setting once, in the order of the commands that read it."""
     seen: set[str] = set()
-    for _, model in _COMMANDS:
+    for model in SETTINGS_OF.values():
         for name, field in model.model_fields.items():
             if name in seen:
                 continue
             seen.add(name)
-            commands = tuple(c for c, other in _COMMANDS if name in other.model_fields)
+            commands = tuple(c for c, other in SETTINGS_OF.items() if name in other.model_fields)
             yield Setting(
                 PREFIX + name.upper(), commands, _default(name, field), field.description or ""
             )

@@ -17,12 +17,11 @@ from prometheus_client.metrics import MetricWrapperBase
 
 from adapters.settings import unknown_variables
 from admin.__main__ import app
+from admin.context import SETTINGS_OF
 from consumers.settings import ConsumerSettings
-from embedded.settings import ServeSettings
 from grafana.builders import DASHBOARDS
 from grafana.builders.dashboard import text
 from ingest.settings import GatewaySettings
-from janitor.settings import JanitorSettings
 from telemetry import metrics
 from tests.services import INFLUX_IMAGE, KAFKA_IMAGE
 
@@ -41,7 +40,6 @@ RUNBOOK = (ROOT / "docs/runbook.md").read_text("utf-8")
 #: Alerts with the text of their rule.
 RULES = dict(re.findall(r"- alert: (\w+)\n(.*?)(?=\n +- alert:|\n  - name:|\Z)", ALERTS, re.DOTALL))
 
-ALL_SETTINGS = [GatewaySettings, ConsumerSettings, JanitorSettings, ServeSettings]
 
 needs_promtool = pytest.mark.skipif(
     shutil.which("promtool") is None,
@@ -175,7 +173,7 @@ def test_the_runbook_names_panels_and_settings_that_exist():
     emphasised = set(re.findall(r"(?<!\*)\*([A-Z][^*]+)\*(?!\*)", RUNBOOK))
     assert emphasised <= titles, emphasised - titles
     variables = dict.fromkeys(re.findall(r"\bSTEPCLOCK_[A-Z_]+", RUNBOOK), "")
-    assert unknown_variables(variables, ALL_SETTINGS) == []
+    assert unknown_variables(variables, SETTINGS_OF.values()) == []
     of_compose = set(re.findall(r"\$\{(\w+):-", COMPOSE))
     assert set(re.findall(r"`([A-Z]+_[A-Z_]+)`", RUNBOOK)) - set(variables) <= of_compose
 
@@ -219,7 +217,7 @@ def test_compose_sets_only_settings_that_exist():
     variables = dict.fromkeys(re.findall(r"^ +(STEPCLOCK_\w+):", COMPOSE, re.MULTILINE), "")
     variables |= dict.fromkeys(re.findall(r"\b(STEPCLOCK_\w+)=", DOCKERFILE), "")
     assert len(variables) >= 8
-    assert unknown_variables(variables, ALL_SETTINGS) == []
+    assert unknown_variables(variables, SETTINGS_OF.values()) == []
 
 
 def test_settings_are_a_file_of_their_own_and_nothing_else_has_their_prefix():
@@ -230,7 +228,7 @@ def test_settings_are_a_file_of_their_own_and_nothing_else_has_their_prefix():
     examples = re.findall(r"^# (STEPCLOCK_\w+)=", SETTINGS, re.MULTILINE)
     assert examples
     variables = dict.fromkeys(examples, "")
-    assert unknown_variables(variables, ALL_SETTINGS) == []
+    assert unknown_variables(variables, SETTINGS_OF.values()) == []
 
 
 def test_compose_runs_the_kafka_and_the_influxdb_that_tests_run():
