@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -140,10 +140,18 @@ def janitor(
         silent_after_s=silent_after_s,
         lost_after_s=lost_after_s,
     )
-    how: dict[str, Any] = {"once": once, "dry_run": dry_run}
-    if once or dry_run:
-        how["say"] = lambda text: typer.echo(plain(text).plain)
-    raise typer.Exit(_run(lambda: run(settings, **how)))
+
+    def work() -> int:
+        if once or dry_run:
+            return run(
+                settings,
+                once=once,
+                dry_run=dry_run,
+                say=lambda text: typer.echo(plain(text).plain),
+            )
+        return run(settings)
+
+    raise typer.Exit(_run(work))
 
 
 def _run(command: Callable[[], int]) -> int:

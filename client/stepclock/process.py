@@ -56,7 +56,7 @@ class ActiveRun(Protocol):
 
 
 _runs: set[ActiveRun] = set()
-_previous: dict[int, Any] = {}
+_previous: dict[int, Callable[[int, FrameType | None], Any] | int] = {}
 _noting: list[bool] = []
 
 

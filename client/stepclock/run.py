@@ -6,7 +6,7 @@ import logging
 import operator
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -274,7 +274,7 @@ class Run:
         at_end_of_worker(self.finish)
         return engine
 
-    def _tell(self, lines_of: Any) -> None:
+    def _tell(self, lines_of: Callable[[], Sequence[str]]) -> None:
         """Hand over lines of class events."""
         engine = self.engine
         if engine is None or self._receipt is not None:

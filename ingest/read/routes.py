@@ -1,7 +1,8 @@
 """The read routes under /api/v1: experiments, runs, metrics, downsampled series, points."""
 
 import dataclasses
-from typing import Annotated, Any
+from collections.abc import Callable
+from typing import Annotated, ParamSpec, TypeVar
 
 from fastapi import APIRouter, Depends, Query, Request
 from fastapi.responses import StreamingResponse
@@ -13,6 +14,9 @@ from ingest.read.run_points import NDJSON, ndjson, run_points
 from schemas.line_protocol.bounds import MAX_STEP
 from schemas.store.protocols import Clock, SeriesQuery, StoreReader, StoreUnavailable
 from schemas.tenants.keys import KeyRecord
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Experiments(BaseModel):
@@ -154,8 +158,9 @@ def read_routes(keys: KeyStore, reader: StoreReader) -> APIRouter:
     return router
 
 
-def _ask(question: Any, *arguments: Any) -> Any:
+def _ask(question: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """What the store answers. Raises Unavailable."""
     try:
-        return question(*arguments)
+        return question(*arguments, **named)
     except StoreUnavailable as exc:
         raise Unavailable(f"the store does not answer: {exc}", exc.retry_after_s or 2.0) from exc

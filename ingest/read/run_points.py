@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import TypedDict
 
 from schemas.line_protocol.precision import Precision
 from schemas.retention import DEFAULT_CLASS, EVENTS_CLASS, STEP_CLASS
-from schemas.store.protocols import Clock, StoredPoint, StoreReader, StoreUnavailable
+from schemas.store.protocols import Clock, FieldValue, StoredPoint, StoreReader, StoreUnavailable
 
 NDJSON = "application/x-ndjson"
 
@@ -20,10 +20,18 @@ _NAMING = frozenset({"experiment", "metric", "kind"})
 _PIECE_BYTES = 64 * 1024
 
 
+class PointRow(TypedDict):
+    """One point as a line says it. t: step or Unix ns."""
+
+    t: int
+    tags: dict[str, str]
+    values: dict[str, FieldValue]
+
+
 def run_points(
     reader: StoreReader, namespace: str, experiment: str, run: str, clock: Clock
-) -> Iterator[dict[str, Any]]:
-    """t, tags and values of each point; what is not finite as text. Raises StoreUnavailable."""
+) -> Iterator[PointRow]:
+    """Each point of a run; a value that is not finite is text. Raises StoreUnavailable."""
     steps = clock is Clock.STEP
     unit_ns = Precision.MS.ns if steps else 1
     for point in reader.points(namespace, STEP_CLASS if steps else DEFAULT_CLASS, experiment, run):
@@ -36,7 +44,7 @@ def run_points(
             yield _line(point, unit_ns, {tags["metric"]: tags["kind"]}, _NAMING)
 
 
-def ndjson(first: dict[str, Any] | None, rest: Iterator[dict[str, Any]]) -> Iterator[bytes]:
+def ndjson(first: PointRow | None, rest: Iterator[PointRow]) -> Iterator[bytes]:
     """The lines in pieces, and how they end. first: None for no points."""
     piece: list[str] = []
     size = count = 0
@@ -50,14 +58,14 @@ def ndjson(first: dict[str, Any] | None, rest: Iterator[dict[str, Any]]) -> Iter
                 yield "".join(piece).encode()
                 piece, size = [], 0
             point = next(rest, None)
-        end: dict[str, Any] = {"end": count}
+        end: dict[str, int | str] = {"end": count}
     except StoreUnavailable as exc:
         end = {"error": f"the store does not answer: {exc}"}
     yield "".join([*piece, json.dumps(end), "\n"]).encode()
 
 
 def _line(
-    point: StoredPoint, unit_ns: int, values: dict[str, Any], left_out: frozenset[str]
-) -> dict[str, Any]:
+    point: StoredPoint, unit_ns: int, values: dict[str, FieldValue], left_out: frozenset[str]
+) -> PointRow:
     tags = {key: value for key, value in point.tags.items() if key not in left_out}
     return {"t": point.time_ns // unit_ns, "tags": tags, "values": values}

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from stepclock.send.proxy import proxy_for
+
+if TYPE_CHECKING:
+    from http.client import HTTPConnection, HTTPResponse
 
 _TIMEOUT_S = 15.0
 
@@ -71,7 +74,7 @@ class Gateway:
             self._path = f"http://{parts.netloc}{self._path}"
         self._ca_file = ca_file
         self._timeout_s = timeout_s
-        self._connection: Any = None
+        self._connection: HTTPConnection | None = None
         self._used = False
 
     def post(self, path: str, body: bytes, headers: dict[str, bytes]) -> Answer:
@@ -131,7 +134,7 @@ class Gateway:
         body: bytes | None,
         headers: dict[str, bytes],
         timeout_s: float,
-    ) -> Any:
+    ) -> HTTPResponse:
         """The response, unread. Raises OSError, HTTPException, ValueError."""
         connection = self._connect(timeout_s)
         sent: dict[str, str | bytes] = {"User-Agent": b"stepclock-client", **headers}
@@ -142,14 +145,14 @@ class Gateway:
         connection.request(method, self._path + path, body, sent)
         return connection.getresponse()
 
-    def _connect(self, timeout_s: float) -> Any:
+    def _connect(self, timeout_s: float) -> HTTPConnection:
         if self._connection is None:
             self._connection = self._new_connection(timeout_s)
         elif self._connection.sock is not None:
             self._connection.sock.settimeout(timeout_s)
         return self._connection
 
-    def _new_connection(self, timeout_s: float) -> Any:
+    def _new_connection(self, timeout_s: float) -> HTTPConnection:
         from http.client import HTTPConnection, HTTPSConnection
 
         proxy = self._proxy
