@@ -12,7 +12,7 @@ from typing import Any
 from adapters.kafka.client import errors
 from schemas.log.protocols import Headers, LogUnavailable, RecordRefused
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("stepclock.kafka")
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,7 @@ from schemas.log.protocols import Headers, LogUnavailable, RecordRefused
 _RECORD_OVERHEAD_BYTES = 128
 _HEADER_OVERHEAD_BYTES = 10
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("stepclock.kafka")
 
 
 class KafkaPublisher:
