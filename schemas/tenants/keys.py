@@ -18,7 +18,6 @@ DEFAULT_NAMESPACE = "stepclock"
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,62}")
 #: A whole key, wherever it stands.
 _KEY = re.compile(r"\bsk_([0-9a-f]+)_[A-Za-z0-9_-]+")
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 #: Limits of a tenant that are whole numbers, and what they count.
 LIMITS = {"rate": "points", "burst": "points", "series_per_hour": "series"}
