@@ -6,7 +6,6 @@ from collections.abc import Callable
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from admin import keys
 from admin.backfill.command import backfill_command
@@ -18,7 +17,7 @@ from admin.lag.command import lag_command
 from admin.ledger.command import ledger_command
 from admin.provision.command import provision_command
 from admin.settings import settings_command
-from admin.terminal import plain
+from admin.terminal import errors, plain
 from consumers.settings import ConsumerSettings
 from embedded.settings import ServeSettings
 from ingest.keys.credentials import NoKeys
@@ -26,8 +25,6 @@ from ingest.settings import GatewaySettings
 from janitor.settings import JanitorSettings
 from schemas.retention import InvalidRetention
 from schemas.tenants.keys import InvalidKeys
-
-_errors = Console(stderr=True, highlight=False)
 
 app = typer.Typer(
     name="stepclock-server",
@@ -158,10 +155,10 @@ def _run(command: Callable[[], int]) -> int:
     try:
         return command()
     except (NoKeys, InvalidKeys, InvalidRetention) as exc:
-        _errors.print(f"error: {exc}", style="red")
+        errors().print(plain(f"error: {exc}", style="red"))
         return 2
     except OSError as exc:
-        _errors.print(f"error: {exc}", style="red")
+        errors().print(plain(f"error: {exc}", style="red"))
         return 1
     except KeyboardInterrupt:
         return 130
@@ -172,7 +169,7 @@ def main() -> None:
     try:
         app(prog_name="stepclock-server")
     except OSError as exc:
-        _errors.print(f"error: {exc}", style="red", markup=False)
+        errors().print(plain(f"error: {exc}", style="red"))
         raise SystemExit(1) from exc
 
 

@@ -19,7 +19,7 @@ def audited(action: str, outcome: str, **facts: object) -> None:
         path = CommonSettings().audit_file
         handler = None if path is None else audit.file_handler(path)
     except (OSError, ValidationError) as exc:
-        errors.print(plain(f"warning: STEPCLOCK_AUDIT_FILE can't be written: {exc}"))
+        errors().print(plain(f"warning: STEPCLOCK_AUDIT_FILE can't be written: {exc}"))
     if handler is not None:
         logger.addHandler(handler)
         logger.setLevel(logging.INFO)
@@ -29,4 +29,4 @@ def audited(action: str, outcome: str, **facts: object) -> None:
         if handler is not None:
             logger.removeHandler(handler)
             handler.stream.close()
-    errors.print(plain(f"audit: {line}", style="dim"))
+    errors().print(plain(f"audit: {line}", style="dim"))

@@ -193,13 +193,13 @@ def chosen_settings(kind: type[S], **flags: Any) -> S:
     """Flag over environment over default. Exit code 2 for what can't be."""
     for variable, near in unknown_variables(os.environ, SETTINGS_OF.values()):
         hint = f"; did you mean {near}?" if near else ""
-        errors.print(f"warning: {variable} is not a setting{hint}", style="yellow")
+        errors().print(f"warning: {variable} is not a setting{hint}", style="yellow")
     try:
         return kind(**{name: value for name, value in flags.items() if value is not None})
     except ValidationError as exc:
         for name, wrong in problems(exc):
-            errors.print(f"error: {name}: {wrong}", style="red", markup=False)
+            errors().print(f"error: {name}: {wrong}", style="red", markup=False)
         raise typer.Exit(2) from exc
     except SettingsError as exc:
-        errors.print(f"error: {exc}", style="red", markup=False)
+        errors().print(f"error: {exc}", style="red", markup=False)
         raise typer.Exit(2) from exc

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from admin.terminal import errors, fail
 from demo.backends import Backends
 
 _EXTRA = {
@@ -69,17 +70,17 @@ def demo_command(
     Ends with each run's receipt, and with the ledger: what the trainers wrote down before they
     logged it against what the store holds. Exit code 1 if anything is missing in either.
     """
-    errors = Console(stderr=True)
     missing = [name for module, name in _EXTRA.items() if not importlib.util.find_spec(module)]
     if missing:
-        raise _usage(
+        fail(
             f"the demo needs {', '.join(missing)}: "
-            "in a checkout pip install -e '.[demo]' -e ./client"
+            "in a checkout pip install -e '.[demo]' -e ./client",
+            code=2,
         )
     if (kafka is None) != (influx is None):
-        raise _usage("--kafka and --influx go together: name both or neither")
+        fail("--kafka and --influx go together: name both or neither", code=2)
     if keep is not None and keep.exists() and (not keep.is_dir() or any(keep.iterdir())):
-        raise _usage(f"--keep {keep}: name a folder that is new or empty")
+        fail(f"--keep {keep}: name a folder that is new or empty", code=2)
     # Imported late: numpy and plotext are an extra, which the other commands do without.
     from demo.show import DemoFailed, show  # noqa: PLC0415
 
@@ -94,17 +95,17 @@ def demo_command(
                 real=real,
                 backends=backends,
                 output=output,
-                screen=errors,
+                screen=Console(stderr=True),
             )
     except KeyboardInterrupt:
-        errors.print("interrupted; every process of the demo was ended")
+        errors().print("interrupted; every process of the demo was ended")
         raise typer.Exit(130) from None
     except DemoFailed as exc:
-        errors.print(f"error: {exc}", style="red", markup=False, highlight=False, soft_wrap=True)
+        errors().print(f"error: {exc}", style="red", markup=False)
         raise typer.Exit(1) from exc
     ledger = outcome.ledger
     if ledger.unexpected or ledger.doubled:
-        errors.print(
+        errors().print(
             f"error: {ledger.unexpected} values that nobody logged, {ledger.doubled} lines doubled",
             style="red",
         )
@@ -127,10 +128,3 @@ def _folder(keep: Path | None) -> Iterator[Path]:
 def _terminate(number: int, _frame: FrameType | None) -> None:
     """Leave on SIGTERM as on Ctrl-C, so that no process stays behind."""
     sys.exit(128 + number)
-
-
-def _usage(message: str) -> typer.Exit:
-    Console(stderr=True, soft_wrap=True).print(
-        f"error: {message}", style="red", markup=False, highlight=False
-    )
-    return typer.Exit(2)

@@ -14,13 +14,12 @@ from rich.table import Table
 
 from adapters.settings import default_keys_file
 from admin.audit import audited
+from admin.terminal import errors, fail, plain
 from ingest.keys.credentials import write_private
 from schemas.tenants.keys import DEFAULT_NAMESPACE, InvalidKeys, KeyRecord, Role, Tenant, new_key
 from schemas.tenants.keys_file import dump, parse
 
 app = typer.Typer(no_args_is_help=True, help="Make, list and revoke keys.")
-
-_errors = Console(stderr=True)
 
 KeysFile = Annotated[
     Path | None,
@@ -62,7 +61,7 @@ def create(
         and known.namespace != namespace
         and any(r.tenant.name == tenant for r in records.values())
     ):
-        raise _usage(f"tenant {tenant!r} has namespace {known.namespace!r}; it can't be changed")
+        fail(f"tenant {tenant!r} has namespace {known.namespace!r}; it can't be changed", code=2)
     now = datetime.now(UTC).replace(microsecond=0)
     try:
         key, record = new_key(
@@ -79,7 +78,7 @@ def create(
             expires=None if days is None else now + timedelta(days=days),
         )
     except InvalidKeys as exc:
-        raise _usage(str(exc)) from exc
+        fail(str(exc), code=2)
     others = [
         dataclasses.replace(r, tenant=record.tenant) if r.tenant.name == tenant else r
         for r in records.values()
@@ -96,8 +95,8 @@ def create(
         expires=None if record.expires is None else record.expires.isoformat(),
         file=path,
     )
-    _errors.print(
-        f"key {record.id} of tenant {tenant} written to {path}; keep it, it is shown once:"
+    errors().print(
+        plain(f"key {record.id} of tenant {tenant} written to {path}; keep it, it is shown once:")
     )
     typer.echo(key)
 
@@ -135,11 +134,11 @@ def revoke(
     path = _path(keys_file)
     records = dict(_read(path))
     if key_id not in records:
-        raise _usage(f"no key {key_id!r} in {path}; see 'stepclock-server keys list'")
+        fail(f"no key {key_id!r} in {path}; see 'stepclock-server keys list'", code=2)
     records[key_id] = dataclasses.replace(records[key_id], revoked=True)
     write_private(path, dump(records.values()))
     audited("key.revoke", "done", key=key_id, tenant=records[key_id].tenant.name, file=path)
-    _errors.print(f"key {key_id} is revoked")
+    errors().print(f"key {key_id} is revoked")
 
 
 def _path(keys_file: Path | None) -> Path:
@@ -152,9 +151,4 @@ def _read(path: Path) -> Mapping[str, KeyRecord]:
     try:
         return parse(path.read_text("utf-8"))
     except InvalidKeys as exc:
-        raise _usage(f"{path}: {exc}") from exc
-
-
-def _usage(message: str) -> typer.Exit:
-    _errors.print(f"error: {message}", style="red", highlight=False)
-    return typer.Exit(2)
+        fail(f"{path}: {exc}", code=2)

@@ -9,8 +9,10 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-#: Standard error, so that standard output holds what was asked for and nothing else.
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+def errors() -> Console:
+    """Standard error, so that standard output holds what was asked for and nothing else."""
+    return Console(stderr=True, highlight=False, soft_wrap=True)
 
 
 def plain(text: str, *, style: str = "") -> Text:
@@ -20,7 +22,7 @@ def plain(text: str, *, style: str = "") -> Text:
 
 def fail(message: str, *, code: int = 1) -> NoReturn:
     """Say what is wrong and end: 1 a check failed or something is away, 2 wrong usage."""
-    errors.print(plain(f"error: {message}", style="red"))
+    errors().print(plain(f"error: {message}", style="red"))
     raise typer.Exit(code)
 
 

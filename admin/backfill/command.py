@@ -118,12 +118,12 @@ def _backfill(
         fail(f"{log.name}: {exc}")
     _show_plan(topics, ranges)
     if not any(range_.records for range_ in ranges.values()):
-        errors.print("nothing to write: no such record is left")
+        errors().print("nothing to write: no such record is left")
         return
     names = " and ".join(view.name for view in views)
     question = f"Write them into {names} of InfluxDB at {settings.influx_url}?"
     if not (dry_run or yes or agreed(question, "nothing was written")):
-        errors.print("nothing was written")
+        errors().print("nothing was written")
         return
 
     def source(on_end: Callable[[], None]) -> RangeSource:
@@ -160,9 +160,9 @@ def _backfill(
             refused=work.refusals.total,
         )
     if stopped is not None:
-        errors.print(plain(f"error: {stopped}", style="red"))
+        errors().print(plain(f"error: {stopped}", style="red"))
     if not finished:
-        errors.print(plain(f"go on with: {choice.again(work.progress.resume_ms())}"))
+        errors().print(plain(f"go on with: {choice.again(work.progress.resume_ms())}"))
         raise typer.Exit(signals.exit_code or 1)
     raise typer.Exit(1 if new or work.progress.deleted else 0)
 
@@ -201,7 +201,7 @@ def _run(work: Backfill, log_level: str) -> str | None:
     handlers = logging.getLogger().handlers
     before = handlers[:]
     try:
-        with shown(errors, pace, work.progress.total):
+        with shown(errors(), pace, work.progress.total):
             configure(log_level)  # here, so that its lines stand above the bar
             work.run()
     except (ConsumerStopped, OSError) as exc:
@@ -218,7 +218,9 @@ def _new_refusals(refusals: Refusals, log: KafkaLog) -> int:
     try:
         return refusals.new(TopicLetters(log.reader()))
     except (LogUnavailable, RecordRefused) as exc:
-        errors.print(plain(f"the dead letters can't be read, so all refused lines are new: {exc}"))
+        errors().print(
+            plain(f"the dead letters can't be read, so all refused lines are new: {exc}")
+        )
         return refusals.total
 
 
@@ -246,7 +248,7 @@ def _show_plan(topics: Sequence[str], ranges: Mapping[TopicPartition, LogRange])
         first = _time(min(firsts)) if firsts else ""
         table.add_row(topic, f"{sum(range_.records for range_ in of_topic):,}", first)
         if any(range_.cut for range_ in of_topic):
-            errors.print(f"{topic}: retention has deleted what was written before {first}")
+            errors().print(f"{topic}: retention has deleted what was written before {first}")
     Console().print(table)
 
 
@@ -259,12 +261,12 @@ def _show_outcome(work: Backfill, new: int, counting: CountingWriter) -> None:
         Console().print(table)
     for group, lines in sorted(refusals.lines.items()):
         reason, view, namespace = group
-        errors.print(
+        errors().print(
             plain(f"{reason}: {lines:,} lines in view {view} of {namespace}, the first: ")
             + plain(refusals.details[group])
         )
     if work.progress.deleted:
-        errors.print(f"retention deleted {work.progress.deleted:,} records before they were read")
+        errors().print(f"retention deleted {work.progress.deleted:,} records before they were read")
     print(  # noqa: T201 - for programs as well
         f"backfill: records={work.progress.settled} of={work.progress.total} points={work.points} "
         f"refused={refusals.total} new={new} left_out={work.selection.left_out} "

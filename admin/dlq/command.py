@@ -95,7 +95,7 @@ def list_letters(
             typer.echo(json.dumps(one.as_dict()))
     else:
         Console().print(_table(listing.letters))
-        errors.print(f"{len(listing.letters)} of {listing.matching} matching letters")
+        errors().print(f"{len(listing.letters)} of {listing.matching} matching letters")
     _say_unreadable(listing.unreadable)
 
 
@@ -119,7 +119,7 @@ def show(
         typer.echo(json.dumps(one.as_dict() | {"lines": text}))
         return
     for name, value in one.as_dict().items():
-        errors.print(plain(f"{name + ':':<12} {value}"))
+        errors().print(plain(f"{name + ':':<12} {value}"))
     if sys.stdout.isatty():
         for line in one.letter.lines.decode(errors="backslashreplace").split("\n"):
             Console().print(plain(line))
@@ -163,7 +163,7 @@ def export(
         fail(f"{log.name}: {exc}")
     except OSError as exc:
         fail(str(exc))
-    errors.print(plain(f"{written} letters written to {to or 'standard output'}"))
+    errors().print(plain(f"{written} letters written to {to or 'standard output'}"))
     _say_unreadable(unreadable)
 
 
@@ -192,7 +192,7 @@ def _new_file(path: Path | None) -> Iterator[TextIO]:
 
 def _say_unreadable(count: int) -> None:
     if count:
-        errors.print(f"{count} records in the topic are no readable dead letters")
+        errors().print(f"{count} records in the topic are no readable dead letters")
 
 
 def _table(letters: list[FoundLetter]) -> Table:

@@ -154,13 +154,13 @@ def replay_command(
     if plan.bad_total and not skip_bad:
         fail("nothing was sent; mend these lines, or say --skip-bad to leave them out")
     if not plan.lines:
-        errors.print("nothing to send")
+        errors().print("nothing to send")
     elif dry_run:
-        errors.print("nothing was sent (--dry-run)")
+        errors().print("nothing was sent (--dry-run)")
     elif yes or agreed("Send them?", "nothing was sent"):
         _send(replay, log, plan)
     else:
-        errors.print("nothing was sent")
+        errors().print("nothing was sent")
 
 
 def _send(replay: Replay, log: KafkaLog | EmbeddedLog, plan: Plan) -> None:
@@ -199,18 +199,18 @@ def _show(plan: Plan) -> None:
             table.add_row(*map(plain, row))
         Console().print(table)
     for bad in islice(plan.bad, _MAX_NAMED):
-        errors.print(plain(f"bad: {bad.where}: {bad.reason}"))
+        errors().print(plain(f"bad: {bad.where}: {bad.reason}"))
     if plan.bad_total > len(plan.bad):
-        errors.print(f"and {plan.bad_total - len(plan.bad)} more that are bad")
+        errors().print(f"and {plan.bad_total - len(plan.bad)} more that are bad")
     if plan.unreadable:
-        errors.print(f"{plan.unreadable} records or rows are no readable dead letters")
+        errors().print(f"{plan.unreadable} records or rows are no readable dead letters")
 
 
 def _say_sent(sent: Counter[Group], log: KafkaLog | EmbeddedLog, outcome: str) -> None:
     for (reason, tenant, view), lines in sorted(sent.items()):
-        errors.print(plain(f"sent {lines} lines of {tenant}, {reason}, to view {view}"))
+        errors().print(plain(f"sent {lines} lines of {tenant}, {reason}, to view {view}"))
         facts = {"tenant": tenant, "reason": reason, "view": view, "lines": lines}
         audited("dlq.replay", outcome, log=log.name, **facts)
     if not sent:
-        errors.print("the log has acknowledged nothing")
+        errors().print("the log has acknowledged nothing")
         audited("dlq.replay", outcome, log=log.name, lines=0)

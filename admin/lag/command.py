@@ -148,7 +148,7 @@ def _reports(
         except LogUnavailable as exc:
             if not patient:
                 fail(str(exc))
-            errors.print(plain(f"{datetime.now(UTC):%H:%M:%S} {exc}"))
+            errors().print(plain(f"{datetime.now(UTC):%H:%M:%S} {exc}"))
             continue
         yield report(now, before)
         before = now

@@ -48,7 +48,7 @@ def ledger_command(
         fail(str(exc), code=2)
     with reading(influx, data_dir) as (name, reader):
         try:
-            with errors.status("reading deliveries …") as status:
+            with errors().status("reading deliveries …") as status:
                 accounts = []
                 for one in accounts_of(
                     reader,
@@ -66,7 +66,7 @@ def ledger_command(
     if not accounts:
         if run is not None:
             fail(f"{name}: no deliveries of run {run} are recorded")
-        errors.print(plain(f"{name}: no client has named its stream yet; see docs/delivery.md"))
+        errors().print(plain(f"{name}: no client has named its stream yet; see docs/delivery.md"))
     _show(accounts)
     if any(one.findings for one in accounts):
         raise typer.Exit(1)

@@ -30,14 +30,12 @@ from admin.provision.plan import (
     plan_topics,
 )
 from admin.provision.plan_rollups import plan_rollups
+from admin.terminal import errors, fail, plain
 from schemas.log.protocols import LogUnavailable
 from schemas.retention import InvalidRetention, RetentionClass
 from schemas.store.protocols import StoreError
 from schemas.tenants.keys import DEFAULT_NAMESPACE, InvalidKeys
 from schemas.tenants.keys_file import parse
-
-_output = Console(highlight=False)
-_errors = Console(stderr=True, highlight=False)
 
 _STYLE = {Action.CREATE: "green", Action.CHANGE: "yellow", Action.KEEP: "dim"}
 
@@ -55,7 +53,7 @@ def provision(
     partitions: int = PARTITIONS,
     dry_run: bool = False,
     yes: bool = False,
-    console: Console = _output,
+    console: Console,
 ) -> list[Change]:
     """Show the plan, then carry it out; a second call finds nothing to do.
 
@@ -130,12 +128,12 @@ def provision_command(
         classes = load_retention(kafka_at.retention_file)
         namespaces = [DEFAULT_NAMESPACE, *(namespace or ()), *_namespaces_of(keys_file)]
     except ValidationError as exc:
-        raise _fail("; ".join(map(": ".join, problems(exc))), code=2) from exc
+        fail("; ".join(map(": ".join, problems(exc))), code=2)
     except (InvalidRetention, InvalidKeys, OSError) as exc:
-        raise _fail(str(exc), code=2) from exc
+        fail(str(exc), code=2)
     token = influx_at.influx_token.get_secret_value()
     if not token:
-        raise _fail("STEPCLOCK_INFLUX_TOKEN is not set: provision needs an all-access token", 2)
+        fail("STEPCLOCK_INFLUX_TOKEN is not set: provision needs an all-access token", code=2)
     try:
         with (
             KafkaAdmin(kafka_at.kafka) as kafka,
@@ -147,14 +145,21 @@ def provision_command(
             ) as influx,
         ):
             provision(
-                kafka, influx, classes, namespaces, partitions=partitions, dry_run=dry_run, yes=yes
+                kafka,
+                influx,
+                classes,
+                namespaces,
+                partitions=partitions,
+                dry_run=dry_run,
+                yes=yes,
+                console=Console(highlight=False),
             )
     except NeedsConsent as exc:
-        raise _fail(str(exc), code=1) from exc
+        fail(str(exc), code=1)
     except LogUnavailable as exc:
-        raise _fail(f"Kafka at {kafka_at.kafka_bootstrap_servers}: {exc}", code=1) from exc
+        fail(f"Kafka at {kafka_at.kafka_bootstrap_servers}: {exc}", code=1)
     except StoreError as exc:
-        raise _fail(f"InfluxDB at {influx_at.influx_url}: {exc}", code=1) from exc
+        fail(f"InfluxDB at {influx_at.influx_url}: {exc}", code=1)
 
 
 def _namespaces_of(keys_file: Path | None) -> list[str]:
@@ -162,7 +167,8 @@ def _namespaces_of(keys_file: Path | None) -> list[str]:
     path = keys_file or default_keys_file()
     if not path.exists():
         if keys_file is not None:
-            _errors.print(f"warning: {path} does not exist: no namespaces from it", style="yellow")
+            text = f"warning: {path} does not exist: no namespaces from it"
+            errors().print(plain(text, style="yellow"))
         return []
     return sorted({record.tenant.namespace for record in parse(path.read_text("utf-8")).values()})
 
@@ -173,8 +179,3 @@ def _show(plan: Iterable[Change], console: Console) -> None:
         style = "red" if change.shortens else _STYLE[change.action]
         table.add_row(change.what, change.name, change.action.value, change.detail, style=style)
     console.print(table)
-
-
-def _fail(message: str, code: int) -> typer.Exit:
-    _errors.print(f"error: {message}", style="red", markup=False, soft_wrap=True)
-    return typer.Exit(code)
