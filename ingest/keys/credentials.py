@@ -84,7 +84,10 @@ def _known_key() -> str | None:
 
 
 def write_private(path: Path, text: str) -> None:
-    """Replace a file atomically by one that only its owner may read (0600)."""
+    """Replace a file atomically by one that only its owner may read (0600).
+
+    It outlives a crash of the machine from the return on. Raises OSError.
+    """
     path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     draft.unlink(missing_ok=True)
@@ -94,6 +97,11 @@ def write_private(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     draft.replace(path)
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)  # else the disk may still have the old file under this name
+    finally:
+        os.close(folder)
 
 
 def _is_loopback(host: str) -> bool:

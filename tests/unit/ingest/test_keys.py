@@ -6,7 +6,7 @@ import pytest
 
 from ingest.errors import Unauthorized
 from ingest.keys.auth import KeyStore, key_in_headers, key_in_query
-from ingest.keys.credentials import NoKeys, credentials_path, ensure_keys
+from ingest.keys.credentials import NoKeys, credentials_path, ensure_keys, write_private
 from schemas.tenants.keys import InvalidKeys, Role, id_of, new_key, without_secrets
 from schemas.tenants.keys_file import dump, parse
 from tests.deadline import eventually
@@ -143,6 +143,20 @@ def test_the_first_start_makes_one_key_that_only_its_user_can_read(tmp_path, mon
     key = credentials_path().read_text().split('"')[1]
     assert KeyStore(path).authenticate(key).tenant.name == "default"
     assert ensure_keys(None, tmp_path / "data", "127.0.0.1") == path
+
+
+def test_a_new_keys_file_is_on_the_disk_with_its_name_before_it_is_said_to_be_written(
+    tmp_path, monkeypatch
+):
+    path, forced = tmp_path / "keys.toml", []
+
+    def fsync(descriptor):
+        forced.append((os.fstat(descriptor).st_ino, path.exists()))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    write_private(path, "text")
+    assert path.read_text() == "text"
+    assert forced == [(path.stat().st_ino, False), (tmp_path.stat().st_ino, True)]
 
 
 def test_a_server_that_others_can_reach_makes_no_key_by_itself(tmp_path):
