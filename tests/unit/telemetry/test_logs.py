@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PACKAGES = [
     *(folder for folder in ROOT.iterdir() if (folder / "__init__.py").exists()),
     ROOT / "client/stepclock",
