@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
+from bench.budgets import validation
 from bench.chain import chain
 from bench.consumer import batch_size, consumer, rebalance, scaling
 from bench.embedded import embedded
-from bench.gateway import gateway, isolation, rate_limit, validation
+from bench.gateway import gateway, isolation, rate_limit
 from bench.gateway import kill as gateway_kill
 from bench.growth import growth
 from bench.lab.services import Tell

@@ -1,1 +1,1 @@
-"""Instructions of hot functions and memory of a request, against budgets.toml."""
+"""Instructions of hot functions and memory of a request, against budgets.toml; validation alone."""

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from bench.gateway import validation
-from bench.gateway.validation import Plan, judge_at, kinds, measure
+from bench.budgets import validation
+from bench.budgets.validation import Plan, judge_at, kinds, measure
 
 NOW_NS = 1_795_277_400_000_000_000
 
