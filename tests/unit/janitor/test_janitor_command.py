@@ -32,6 +32,7 @@ def environment(tmp_path):
     }
 
 
+@pytest.mark.usefixtures("own_logging")
 @pytest.mark.parametrize("flag", ["--once", "--dry-run"])
 def test_a_single_round_fails_where_the_store_is_away(environment, flag):
     assert CliRunner().invoke(app, ["janitor", flag], env=environment).exit_code == 1

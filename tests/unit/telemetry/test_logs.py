@@ -1,6 +1,9 @@
 """Our log lines: by which loggers they come."""
 
 import ast
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -55,3 +58,35 @@ def test_all_our_loggers_are_below_stepclock_so_that_one_filter_finds_them(packa
 )
 def test_the_name_of_a_logger_is_read_from_the_source(line, names):
     assert names_of_loggers(f"import logging\n{line}\n") == names
+
+
+TESTS = """
+import logging, sys
+import pytest
+
+def test_leaves_a_handler():
+    logging.root.addHandler(logging.StreamHandler(sys.stderr))
+
+def test_leaves_a_level():
+    logging.root.setLevel("DEBUG")
+
+@pytest.mark.usefixtures("own_logging")
+def test_puts_it_back():
+    logging.root.handlers[:] = [logging.StreamHandler(sys.stderr)]
+    logging.root.setLevel("DEBUG")
+"""
+
+
+def test_a_test_that_leaves_logging_set_up_fails(tmp_path):
+    shutil.copy(ROOT / "conftest.py", tmp_path)
+    (tmp_path / "test_three.py").write_text(TESTS)
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", tmp_path],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert "3 passed, 2 errors" in done.stdout
+    assert "test_puts_it_back" not in done.stdout
