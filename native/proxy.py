@@ -7,7 +7,6 @@ import socket
 import struct
 import threading
 from collections.abc import Coroutine, Iterable
-from types import TracebackType
 from typing import Any, Self
 
 from native.ports import LOOPBACK, free_ports
@@ -105,12 +104,7 @@ class Proxy:
         self._run(self._restore())
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._run(self._cut())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
