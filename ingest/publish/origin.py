@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ingest.errors import BadRequest
 from schemas.line_protocol.scanner import ENGINE_SEPARATOR
-from schemas.log.block import Delivery
+from schemas.log.block import Delivery, number
 
 #: A name is part of a header of each of its blocks.
 _MAX_NAME = 250
@@ -19,8 +19,6 @@ _UNWRITABLE = re.compile(r"[\x00-\x1f\x7f\\]")
 
 # W3C Trace Context, 3.2: version, trace id, parent id, flags.
 _TRACEPARENT = re.compile(rb"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
-
-_INT64_MAX = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +59,11 @@ class Stream:
             return None
         numbers = []
         for header in (b"stepclock-sequence", b"stepclock-start"):
-            value = headers.get(header, b"0")
-            if not value.isdigit() or len(value) > 19 or int(value) > _INT64_MAX:
-                raise BadRequest(f"header {header.decode().title()} must be a whole number")
-            numbers.append(int(value))
+            try:
+                numbers.append(number(headers.get(header, b"0")))
+            except ValueError:
+                title = header.decode().title()
+                raise BadRequest(f"header {title} must be a whole number") from None
         sequence, start = numbers
         if start and not oldest_ns <= start <= start + sequence <= newest_ns:
             raise BadRequest(

@@ -122,8 +122,8 @@ def decode(headers: Headers, value: bytes) -> Block:
             tenant=found["tenant"].decode(),
             namespace=found["namespace"].decode(),
             precision=precision,
-            points=_number(found["points"]),
-            received_ns=_number(found["received_ns"]),
+            points=number(found["points"]),
+            received_ns=number(found["received_ns"]),
             lines=value,
             multiline=found.get("multiline") == b"1",
             deliveries=_decode_deliveries(found.get("deliveries", b"[]")),
@@ -158,8 +158,11 @@ def _checked(row: list[Any]) -> list[Any]:
     return row
 
 
-def _number(digits: bytes) -> int:
-    """A count or a time: digits alone, which int() is not content with."""
+def number(digits: bytes) -> int:
+    """A count or a time of a block: digits alone, which int() is not content with.
+
+    Raises ValueError.
+    """
     if not digits.isdigit() or len(digits) > _MAX_DIGITS or int(digits) > _INT64_MAX:
         raise ValueError(f"{digits[:20]!r} is no number of 0 to 2^63-1")
     return int(digits)
