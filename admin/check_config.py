@@ -33,7 +33,7 @@ from schemas.tenants.keys import DEFAULT_NAMESPACE, InvalidKeys, KeyRecord, Role
 from schemas.tenants.keys_file import parse
 
 
-class State(StrEnum):
+class CheckState(StrEnum):
     """How a check ended. WARNING: it works, and is hardly meant."""
 
     OK = "ok"
@@ -43,27 +43,27 @@ class State(StrEnum):
     MISSING = "missing"  # provision would make it
 
 
-_STYLE = {State.OK: "green", State.WARNING: "yellow"}
+_STYLE = {CheckState.OK: "green", CheckState.WARNING: "yellow"}
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class ConfigCheck:
     """One row of the table."""
 
     what: str
-    state: State
+    state: CheckState
     detail: str
 
 
-def exit_code(findings: Iterable[Finding]) -> int:
+def exit_code(findings: Iterable[ConfigCheck]) -> int:
     """2 if a process would refuse to start, 1 if it would lack something, else 0."""
     states = {finding.state for finding in findings}
-    if State.WRONG in states:
+    if CheckState.WRONG in states:
         return 2
-    return 1 if states & {State.AWAY, State.MISSING} else 0
+    return 1 if states & {CheckState.AWAY, CheckState.MISSING} else 0
 
 
-def check_files(environ: Mapping[str, str]) -> Iterator[Finding]:
+def check_files(environ: Mapping[str, str]) -> Iterator[ConfigCheck]:
     """Settings of every process, unknown variables, retention file and keys file."""
     valid = {}
     for command, model in SETTINGS_OF.items():
@@ -71,17 +71,17 @@ def check_files(environ: Mapping[str, str]) -> Iterator[Finding]:
         yield from wrong
         if not wrong:
             valid[command] = model()
-            yield Finding(f"settings of {command}", State.OK, "can be used")
+            yield ConfigCheck(f"settings of {command}", CheckState.OK, "can be used")
     for variable, near in unknown_variables(environ, SETTINGS_OF.values()):
         hint = f"; did you mean {near}?" if near else ""
-        yield Finding(variable, State.WARNING, f"is not a setting{hint}")
+        yield ConfigCheck(variable, CheckState.WARNING, f"is not a setting{hint}")
     settings = next((s for s in valid.values() if isinstance(s, HttpSettings)), None)
     if settings is not None:
         yield _check_retention(settings.retention_file)
         yield from _check_keys(settings, datetime.now(UTC))
 
 
-def check_services(settings: ConsumerSettings, keys: Path) -> Iterator[Finding]:
+def check_services(settings: ConsumerSettings, keys: Path) -> Iterator[ConfigCheck]:
     """Whether Kafka and InfluxDB answer and hold what the classes and namespaces need.
 
     Raises InvalidRetention, InvalidKeys, OSError for files that check_files names.
@@ -94,7 +94,7 @@ def check_services(settings: ConsumerSettings, keys: Path) -> Iterator[Finding]:
         yield from _check_plan("Kafka", servers, lambda: list(plan_topics(kafka, classes)))
     token = settings.influx_token.get_secret_value()
     if not token:
-        yield Finding("InfluxDB", State.WRONG, f"{PREFIX}INFLUX_TOKEN is not set")
+        yield ConfigCheck("InfluxDB", CheckState.WRONG, f"{PREFIX}INFLUX_TOKEN is not set")
         return
     with InfluxAdmin(
         settings.influx_url, token, settings.influx_org, ca_file=settings.influx_tls_ca_file
@@ -129,7 +129,9 @@ def check_config_command(
         path = keys_file(http.keys_file, http.data_dir, http.host)
         findings += check_services(ConsumerSettings(), path)
     elif connect:
-        findings.append(Finding("services", State.WARNING, "not asked: first mend the rest"))
+        findings.append(
+            ConfigCheck("services", CheckState.WARNING, "not asked: first mend the rest")
+        )
     table = Table("what", "state", "detail")
     for finding in findings:
         style = _STYLE.get(finding.state, "red")
@@ -137,84 +139,88 @@ def check_config_command(
         table.add_row(*map(plain, cells), style=style)
     Console().print(table)
     code = exit_code(findings)
-    if code == 0 and strict and any(f.state is State.WARNING for f in findings):
+    if code == 0 and strict and any(f.state is CheckState.WARNING for f in findings):
         code = 1
     raise typer.Exit(code)
 
 
-def _check_settings(command: str, model: type[CommonSettings]) -> Iterator[Finding]:
+def _check_settings(command: str, model: type[CommonSettings]) -> Iterator[ConfigCheck]:
     """What is wrong with a process's settings, without the values: one may be a secret."""
     try:
         model()
     except ValidationError as exc:
         for name, wrong in problems(exc):
-            yield Finding(name, State.WRONG, f"{wrong} ({command})")
+            yield ConfigCheck(name, CheckState.WRONG, f"{wrong} ({command})")
     except SettingsError as exc:
-        yield Finding(f"settings of {command}", State.WRONG, str(exc))
+        yield ConfigCheck(f"settings of {command}", CheckState.WRONG, str(exc))
     except (OSError, UnicodeDecodeError) as exc:
-        yield Finding(f"settings of {command}", State.WRONG, f"a secret's file: {exc}")
+        yield ConfigCheck(f"settings of {command}", CheckState.WRONG, f"a secret's file: {exc}")
 
 
-def _check_retention(path: Path | None) -> Finding:
+def _check_retention(path: Path | None) -> ConfigCheck:
     what = "retention file"
     try:
         classes = load_retention(path)
     except (InvalidRetention, OSError, UnicodeDecodeError) as exc:
-        return Finding(what, State.WRONG, str(exc))
-    return Finding(what, State.OK, f"{path or 'the one that ships'}: {_of_classes(classes)}")
+        return ConfigCheck(what, CheckState.WRONG, str(exc))
+    return ConfigCheck(
+        what, CheckState.OK, f"{path or 'the one that ships'}: {_of_classes(classes)}"
+    )
 
 
 def _of_classes(classes: Mapping[str, RetentionClass]) -> str:
     return ", ".join(f"{c.name} {format_duration(c.keep_s)}" for c in classes.values())
 
 
-def _check_keys(settings: HttpSettings, now: datetime) -> Iterator[Finding]:
+def _check_keys(settings: HttpSettings, now: datetime) -> Iterator[ConfigCheck]:
     what = "keys file"
     try:
         path = keys_file(settings.keys_file, settings.data_dir, settings.host)
     except NoKeys as exc:
-        yield Finding(what, State.WRONG, str(exc))
+        yield ConfigCheck(what, CheckState.WRONG, str(exc))
         return
     if not path.exists():
-        yield Finding(what, State.OK, f"{path} is made with one key at the first start")
+        yield ConfigCheck(what, CheckState.OK, f"{path} is made with one key at the first start")
         return
     try:
         records = parse(path.read_text("utf-8"))
     except (InvalidKeys, OSError, UnicodeDecodeError) as exc:
-        yield Finding(what, State.WRONG, f"{path}: {exc}")
+        yield ConfigCheck(what, CheckState.WRONG, f"{path}: {exc}")
         return
     usable = [r for r in records.values() if _usable(r, now)]
     tenants = {record.tenant.name for record in records.values()}
-    yield Finding(
+    yield ConfigCheck(
         what,
-        State.OK,
+        CheckState.OK,
         f"{path}: {len(usable)} usable of {len(records)} keys, {len(tenants)} tenants",
     )
     if not any(record.role is Role.WRITE for record in usable):
-        yield Finding(what, State.WARNING, "no key may write: every write gets 401 or 403")
+        yield ConfigCheck(what, CheckState.WARNING, "no key may write: every write gets 401 or 403")
     if path.stat().st_mode & 0o022:
-        yield Finding(what, State.WARNING, "others may change it, and so let themselves in")
+        yield ConfigCheck(
+            what, CheckState.WARNING, "others may change it, and so let themselves in"
+        )
 
 
 def _usable(record: KeyRecord, now: datetime) -> bool:
     return not record.revoked and (record.expires is None or record.expires > now)
 
 
-def _check_plan(what: str, where: str, plan: Callable[[], list[Change]]) -> Iterator[Finding]:
+def _check_plan(what: str, where: str, plan: Callable[[], list[Change]]) -> Iterator[ConfigCheck]:
     """What provisioning would do is what is missing."""
     try:
         changes = plan()
     except (LogUnavailable, StoreError) as exc:
-        yield Finding(what, State.AWAY, f"{where}: {exc}")
+        yield ConfigCheck(what, CheckState.AWAY, f"{where}: {exc}")
         return
-    yield Finding(what, State.OK, f"{where} answers")
+    yield ConfigCheck(what, CheckState.OK, f"{where} answers")
     for change in changes:
         if change.action is Action.KEEP:
-            yield Finding(f"{change.what} {change.name}", State.OK, change.detail)
+            yield ConfigCheck(f"{change.what} {change.name}", CheckState.OK, change.detail)
             continue
         missing = change.action is Action.CREATE
-        yield Finding(
+        yield ConfigCheck(
             f"{change.what} {change.name}",
-            State.MISSING if missing else State.WARNING,
+            CheckState.MISSING if missing else CheckState.WARNING,
             f"{'is missing' if missing else change.detail}: run 'stepclock-server provision'",
         )

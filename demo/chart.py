@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import plotext
 from rich.text import Text
 
-from demo.gateway import Curve
+from demo.gateway import RunCurve
 
 _WIDTH = 100
 _HEIGHT = 24
@@ -24,7 +24,7 @@ _STEP_TICKS = 5
 _PLAIN_MARKERS = "ox+*#%@"
 
 
-def loss_chart(curves: Sequence[Curve], *, width: int, colour: bool) -> Text:
+def loss_chart(curves: Sequence[RunCurve], *, width: int, colour: bool) -> Text:
     """The curves in so many columns at most, the loss on a logarithmic scale.
 
     Buckets without a finite loss between 0.0001 and 10 are left out.
@@ -57,7 +57,7 @@ def loss_chart(curves: Sequence[Curve], *, width: int, colour: bool) -> Text:
     return Text.from_ansi(str(figure.build()))
 
 
-def _drawable(curve: Curve) -> list[tuple[int, float]]:
+def _drawable(curve: RunCurve) -> list[tuple[int, float]]:
     """Steps with the decimal logarithm of the loss."""
     points = zip(curve.steps, curve.means, strict=True)
     return [

@@ -17,7 +17,7 @@ from demo.fleet import Fleet
 from demo.ledger import Cells, Ledger, compare, logged_cells, stored_cells
 from demo.pipeline import Pipeline
 from demo.plan import DEMO, NAMESPACE, Plan
-from demo.progress import Progress
+from demo.progress import TrainerProgress
 
 _LOOK_EVERY_S = 0.2
 _CURVE_POINTS = 80
@@ -104,7 +104,7 @@ def _watch(fleet: Fleet, plan: Plan, pipeline: Pipeline, display: Display) -> fl
     return took_s or time.monotonic() - began
 
 
-def _trained_share(plan: Plan, states: Mapping[str, Progress]) -> float:
+def _trained_share(plan: Plan, states: Mapping[str, TrainerProgress]) -> float:
     """How much of the plan is trained; a run that ended early counts as whole."""
     done = sum(
         run.hyperparameters.steps if states[run.name].done else states[run.name].steps
@@ -117,7 +117,7 @@ def _report(
     pipeline: Pipeline,
     plan: Plan,
     stored: Cells,
-    states: Mapping[str, Progress],
+    states: Mapping[str, TrainerProgress],
     took_s: float,
     output: Console,
 ) -> None:

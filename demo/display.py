@@ -11,7 +11,7 @@ from rich.live import Live
 from rich.table import Table
 
 from demo.plan import Plan
-from demo.progress import Progress
+from demo.progress import TrainerProgress
 
 _LINE_EVERY_S = 2.0
 _BAR_CELLS = 24
@@ -47,7 +47,7 @@ class Display:
         if not self._live:
             self._print(note)
 
-    def show(self, progress: Mapping[str, Progress]) -> None:
+    def show(self, progress: Mapping[str, TrainerProgress]) -> None:
         """Draw the present state."""
         if self._live:
             self._live.update(self._table(progress), refresh=True)
@@ -58,7 +58,7 @@ class Display:
     def _print(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)
 
-    def _line(self, progress: Mapping[str, Progress]) -> str:
+    def _line(self, progress: Mapping[str, TrainerProgress]) -> str:
         states = progress.values()
         # A run that diverged ends early: then what it trained is all that will come.
         expected = sum(
@@ -72,7 +72,7 @@ class Display:
             f"429 answers {sum(state.limited for state in states):,}"
         )
 
-    def _table(self, progress: Mapping[str, Progress]) -> Table:
+    def _table(self, progress: Mapping[str, TrainerProgress]) -> Table:
         table = Table(
             title=f"experiment {self._plan.experiment}",
             caption="\n".join([self._line(progress), *self._notes]),

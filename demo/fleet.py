@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Self
 
 from demo import digits, progress
-from demo.plan import Plan, Run
-from demo.progress import Progress
+from demo.plan import Plan, TrainingRun
+from demo.progress import TrainerProgress
 from native.process import log_tail, spawn
 
 #: Where ``python -m demo.trainer`` finds this package.
@@ -72,7 +72,7 @@ class Fleet:
         """Whether any trainer still trains or sends."""
         return any(process.poll() is None for process in self._processes.values())
 
-    def progress(self) -> dict[str, Progress]:
+    def progress(self) -> dict[str, TrainerProgress]:
         """The state of each run, by its name."""
         return {run.name: progress.read(self._report(run.name)) for run in self._plan.runs}
 
@@ -84,7 +84,7 @@ class Fleet:
             if process.poll() not in {None, 0}
         }
 
-    def _start(self, run: Run, url: str) -> subprocess.Popen[bytes]:
+    def _start(self, run: TrainingRun, url: str) -> subprocess.Popen[bytes]:
         parameters = run.hyperparameters
         options = {
             "experiment": self._plan.experiment,

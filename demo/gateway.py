@@ -16,7 +16,7 @@ class ReadFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Curve:
+class RunCurve:
     """One metric of one run by step: the mean of each bucket."""
 
     run: str
@@ -24,13 +24,13 @@ class Curve:
     means: tuple[float, ...]
 
 
-def read_curves(url: str, key: str, experiment: str, metric: str, *, points: int) -> list[Curve]:
+def read_curves(url: str, key: str, experiment: str, metric: str, *, points: int) -> list[RunCurve]:
     """The runs of an experiment, side by side by step. Raises ReadFailed."""
     query = urllib.parse.urlencode({"metric": metric, "clock": "step", "points": points})
     path = f"/api/v1/experiments/{urllib.parse.quote(experiment, safe='')}/series?{query}"
     document = json.loads(get(url + path, {"Authorization": f"Bearer {key}"}))
     return [
-        Curve(series["run"], tuple(series["t"]), tuple(series["mean"]))
+        RunCurve(series["run"], tuple(series["t"]), tuple(series["mean"]))
         for series in document["runs"]
     ]
 

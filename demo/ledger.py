@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from demo.rows import Row
+from demo.rows import LoggedRow
 from schemas.store.protocols import FieldValue, StoredPoint, StoreReader
 
 
@@ -69,7 +69,7 @@ class Ledger:
         )
 
 
-def logged_cells(rows: Iterable[Row]) -> Cells:
+def logged_cells(rows: Iterable[LoggedRow]) -> Cells:
     """What must be in the store: the values of these rows, and the step of each."""
     cells: set[Cell] = set()
     for row in rows:

@@ -23,7 +23,7 @@ _READY_TIMEOUT_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
-class Service:
+class HttpService:
     """One of our own processes, with the base URL of its HTTP interface."""
 
     process: Process
@@ -40,7 +40,7 @@ class Pipeline:
     gateways: Sequence[str]
     keys: Mapping[str, str]
     reader: StoreReader
-    consumers: list[Service]
+    consumers: list[HttpService]
     last_words: Histogram = field(default_factory=Histogram)
 
     def kill_consumer(self) -> str | None:
@@ -94,7 +94,7 @@ def start_service(
     environment: Mapping[str, str],
     *,
     port_variable: str = "STEPCLOCK_PORT",
-) -> Iterator[Service]:
+) -> Iterator[HttpService]:
     """``python -m argv`` on a free port of the loopback interface, from ready until the end.
 
     Raises StartFailed.
@@ -111,7 +111,7 @@ def start_service(
     )
     with process:
         process.start()
-        yield Service(process, url)
+        yield HttpService(process, url)
 
 
 def _is_ready(url: str) -> bool:
@@ -122,5 +122,5 @@ def _is_ready(url: str) -> bool:
     return True
 
 
-def _latencies(consumer: Service) -> Histogram:
+def _latencies(consumer: HttpService) -> Histogram:
     return latency.parse(gateway.get(f"{consumer.url}/metrics"))

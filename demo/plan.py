@@ -28,7 +28,7 @@ _MIN_GUEST_STEPS = 3 * GUEST_POINTS_PER_S
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class TrainingRun:
     """One training process."""
 
     name: str
@@ -42,7 +42,7 @@ class Plan:
     """The runs of one experiment."""
 
     experiment: str
-    runs: tuple[Run, ...]
+    runs: tuple[TrainingRun, ...]
 
     @property
     def steps(self) -> int:
@@ -53,7 +53,7 @@ class Plan:
 def make_plan(experiment: str, *, steps: int, steps_per_s: float) -> Plan:
     """A plan whose runs of the tenant `demo` train `steps` steps at the given pace."""
     runs = [
-        Run(f"lr-{rate:g}", DEMO, Hyperparameters(rate, steps, seed), steps_per_s)
+        TrainingRun(f"lr-{rate:g}", DEMO, Hyperparameters(rate, steps, seed), steps_per_s)
         for seed, rate in enumerate(_LEARNING_RATES, start=1)
     ]
     guest_steps = int(steps / steps_per_s * GUEST_POINTS_PER_S * _GUEST_SHARE)
@@ -61,5 +61,5 @@ def make_plan(experiment: str, *, steps: int, steps_per_s: float) -> Plan:
         _GUEST_LEARNING_RATE, max(guest_steps, _MIN_GUEST_STEPS), seed=len(runs) + 1
     )
     name = f"guest-lr-{_GUEST_LEARNING_RATE:g}"
-    runs.append(Run(name, GUEST, guest, _GUEST_PACE * GUEST_POINTS_PER_S))
+    runs.append(TrainingRun(name, GUEST, guest, _GUEST_PACE * GUEST_POINTS_PER_S))
     return Plan(experiment, tuple(runs))

@@ -10,7 +10,7 @@ from stepclock import Receipt
 
 
 @dataclass(frozen=True, slots=True)
-class Progress:
+class TrainerProgress:
     """One trainer's state. steps is the number of steps trained; loss and accuracy may be NaN.
 
     acknowledged: lines that the gateway has taken. limited: its answers 429. done: it trains no
@@ -33,12 +33,12 @@ class Progress:
         unfinished.replace(path)
 
 
-def read(path: Path) -> Progress:
+def read(path: Path) -> TrainerProgress:
     """The state in a file; that of a trainer that has not begun where there is none yet."""
     try:
         text = path.read_text("utf-8")
     except FileNotFoundError:
-        return Progress()
+        return TrainerProgress()
     document = json.loads(text)
     receipt = document.pop("receipt")
-    return Progress(**document, receipt=Receipt(**receipt) if receipt else None)
+    return TrainerProgress(**document, receipt=Receipt(**receipt) if receipt else None)

@@ -9,11 +9,11 @@ from rich.table import Table
 
 from demo.ledger import Cells, by_run
 from demo.plan import Plan
-from demo.progress import Progress
+from demo.progress import TrainerProgress
 from schemas.store.protocols import FieldValue
 
 
-def runs_table(plan: Plan, stored: Cells, progress: Mapping[str, Progress]) -> Table:
+def runs_table(plan: Plan, stored: Cells, progress: Mapping[str, TrainerProgress]) -> Table:
     """What the store holds of each run, and how its tenant fared with its limit."""
     table = Table(title=f"Runs of experiment {plan.experiment}, as the store holds them")
     table.add_column("run", no_wrap=True)
@@ -43,7 +43,12 @@ def runs_table(plan: Plan, stored: Cells, progress: Mapping[str, Progress]) -> T
 
 
 def figures(
-    plan: Plan, stored: Cells, progress: Mapping[str, Progress], *, took_s: float, latencies: str
+    plan: Plan,
+    stored: Cells,
+    progress: Mapping[str, TrainerProgress],
+    *,
+    took_s: float,
+    latencies: str,
 ) -> Table:
     """Throughput, latency and what the rate limit did, one line each."""
     steps = sum(state.steps for state in progress.values())
@@ -63,7 +68,7 @@ def figures(
     return table
 
 
-def receipts_table(plan: Plan, progress: Mapping[str, Progress]) -> Table:
+def receipts_table(plan: Plan, progress: Mapping[str, TrainerProgress]) -> Table:
     """What the client says became of each run: its receipt."""
     table = Table(title="Receipts: what became of each run")
     table.add_column("run", no_wrap=True)

@@ -10,7 +10,7 @@ from typing import BinaryIO
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class LoggedRow:
     """The metrics of one step."""
 
     run: str
@@ -29,18 +29,18 @@ class Row:
         return json.dumps(document, separators=(",", ":")).encode()
 
 
-def decode(line: bytes) -> Row:
+def decode(line: bytes) -> LoggedRow:
     """The row that `encode` wrote. Raises ValueError or TypeError for anything else."""
-    return Row(**json.loads(line))
+    return LoggedRow(**json.loads(line))
 
 
-def append(file: BinaryIO, row: Row) -> None:
+def append(file: BinaryIO, row: LoggedRow) -> None:
     """Add a row to a ledger file and hand it to the kernel: a killed process loses none."""
     file.write(row.encode() + b"\n")
     file.flush()
 
 
-def read(path: Path) -> Iterator[Row]:
+def read(path: Path) -> Iterator[LoggedRow]:
     """The rows of a ledger file. A torn last line was never logged, and is left out."""
     with path.open("rb") as file:
         for line in file:

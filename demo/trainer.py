@@ -15,8 +15,8 @@ from pathlib import Path
 import stepclock
 
 from demo import digits, rows
-from demo.progress import Progress
-from demo.rows import Row
+from demo.progress import TrainerProgress
+from demo.rows import LoggedRow
 from demo.training import Hyperparameters, train
 
 _REPORT_EVERY_S = 0.2
@@ -44,7 +44,7 @@ class Reporter:
         """Replace the progress file."""
         self._written = time.monotonic()
         stats = self._run.stats()
-        Progress(
+        TrainerProgress(
             steps=self._steps,
             loss=self._loss,
             accuracy=self._accuracy,
@@ -82,7 +82,7 @@ def _train(arguments: argparse.Namespace, run: stepclock.Run, reporter: Reporter
         for step, metrics in enumerate(train(digits.read(arguments.data), hyperparameters)):
             due = started + step / arguments.steps_per_s
             time.sleep(max(0.0, due - time.monotonic()))  # a larger model would take that long
-            rows.append(ledger, Row(run.id, run.rank, step, metrics))
+            rows.append(ledger, LoggedRow(run.id, run.rank, step, metrics))
             run.log(metrics, step)
             reporter.step(metrics)
 

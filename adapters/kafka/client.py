@@ -14,7 +14,7 @@ from typing import Any
 
 from adapters.kafka.connection import KafkaConnection
 from adapters.kafka.patches import compression
-from adapters.kafka.patches.network import DIRECT, HandshakeFailed, Network
+from adapters.kafka.patches.network import DIRECT, HandshakeFailed, KafkaNetwork
 from schemas.log.protocols import LogUnavailable, Record, TopicPartition
 
 with warnings.catch_warnings():
@@ -150,10 +150,10 @@ def connect_admin(servers: KafkaConnection | str, *, timeout_s: float) -> Any:
 
 def _connect(make: Callable[..., Any], to: KafkaConnection, **config: Any) -> Any:
     """Build a client. A constructor that fails would leave its thread and sockets behind."""
-    networks: list[Network] = []
+    networks: list[KafkaNetwork] = []
 
     def network(**kwargs: Any) -> Any:
-        networks.append(Network(**kwargs))
+        networks.append(KafkaNetwork(**kwargs))
         return networks[-1]
 
     try:

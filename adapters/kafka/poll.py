@@ -11,7 +11,7 @@ from typing import Any
 from adapters.kafka.client import LibraryFuture, LibraryListener
 
 
-class Change(Enum):
+class PartitionChange(Enum):
     """What a rebalance did to partitions."""
 
     ASSIGNED = auto()
@@ -48,7 +48,7 @@ class PollThread:
         threading.Thread(target=self._run, name="kafka-poll", daemon=True).start()
 
     def poll(
-        self, timeout_s: float, on_change: Callable[[Change, Collection[Any]], None]
+        self, timeout_s: float, on_change: Callable[[PartitionChange, Collection[Any]], None]
     ) -> dict[Any, list[Any]]:
         """The consumer's poll, on_change called on this thread. Raises what either raises."""
         self._asked.put(int(timeout_s * 1000))
@@ -102,7 +102,7 @@ class _Result:
 
 
 class _Handover:
-    def __init__(self, change: Change, partitions: Collection[Any]) -> None:
+    def __init__(self, change: PartitionChange, partitions: Collection[Any]) -> None:
         self.change = change
         self.partitions = partitions
         self.served = LibraryFuture()
@@ -116,15 +116,15 @@ class _Listener(LibraryListener):  # type: ignore[misc]  # the library has no ty
         self.closed = False
 
     async def on_partitions_assigned(self, assigned: Collection[Any]) -> None:
-        await self._serve(Change.ASSIGNED, assigned)
+        await self._serve(PartitionChange.ASSIGNED, assigned)
 
     async def on_partitions_revoked(self, revoked: Collection[Any]) -> None:
-        await self._serve(Change.REVOKED, revoked)
+        await self._serve(PartitionChange.REVOKED, revoked)
 
     async def on_partitions_lost(self, lost: Collection[Any]) -> None:
-        await self._serve(Change.LOST, lost)
+        await self._serve(PartitionChange.LOST, lost)
 
-    async def _serve(self, change: Change, partitions: Collection[Any]) -> None:
+    async def _serve(self, change: PartitionChange, partitions: Collection[Any]) -> None:
         if partitions and not self.closed:
             handover = _Handover(change, partitions)
             self._hand_over(handover)

@@ -29,7 +29,7 @@ from adapters.kafka.client import (
     unavailable_if_passing,
 )
 from adapters.kafka.connection import KafkaConnection
-from adapters.kafka.poll import Change, PollThread
+from adapters.kafka.poll import PartitionChange, PollThread
 from schemas.log.protocols import (
     LogUnavailable,
     OffsetsLost,
@@ -207,12 +207,12 @@ class KafkaSource:
             return []
         return [to_record(row) for rows in fetched.values() for row in rows]
 
-    def _on_change(self, change: Change, found: Collection[Any]) -> None:
+    def _on_change(self, change: PartitionChange, found: Collection[Any]) -> None:
         """The group's assignment changes; runs on the thread that polls."""
         listener = self._listener
         assert listener is not None
         partitions = {from_library(p) for p in found}
-        if change is Change.ASSIGNED:
+        if change is PartitionChange.ASSIGNED:
             for partition in found:
                 self._consumer.seek(partition, 0)
                 self._consumer.pause(partition)
@@ -221,7 +221,7 @@ class KafkaSource:
             listener.on_assigned(partitions)
             with suppress(LogUnavailable):  # the next poll tries again
                 self._place()
-        elif change is Change.REVOKED:
+        elif change is PartitionChange.REVOKED:
             try:
                 listener.on_revoked(partitions)
             finally:

@@ -37,7 +37,7 @@ Group = tuple[str, str, str]
 
 
 @dataclass(slots=True)
-class Plan:
+class ReplayPlan:
     """What a replay sends: letters and lines by group, and what it can't send."""
 
     letters: Counter[Group] = field(default_factory=Counter)
@@ -67,9 +67,9 @@ class Replay:
     topics: Collection[str]
     views: Collection[str]
 
-    def plan(self) -> Plan:
+    def plan(self) -> ReplayPlan:
         """Read everything and send nothing. Raises LogUnavailable, RecordRefused, OSError."""
-        plan = Plan()
+        plan = ReplayPlan()
         for one in self.source:
             if isinstance(one, Unreadable):
                 plan.unreadable += 1
@@ -163,7 +163,7 @@ def replay_command(
         errors().print("nothing was sent")
 
 
-def _send(replay: Replay, log: KafkaLog | EmbeddedLog, plan: Plan) -> None:
+def _send(replay: Replay, log: KafkaLog | EmbeddedLog, plan: ReplayPlan) -> None:
     sent: Counter[Group] = Counter()
     try:
         with log.publishing(plan.topics) as publisher:
@@ -191,7 +191,7 @@ def _group(one: FoundLetter, view: str | None) -> Group:
     return one.letter.reason.value, one.letter.tenant, view or "all"
 
 
-def _show(plan: Plan) -> None:
+def _show(plan: ReplayPlan) -> None:
     if plan.lines:
         table = Table("reason", "tenant", "to view", "letters", "lines")
         for group in sorted(plan.lines):

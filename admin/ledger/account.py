@@ -14,7 +14,7 @@ from schemas.store.run_state import number_of
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class StoredRow:
     """A stored point of a run. series: its tags without those that the step clock leaves out."""
 
     time_ns: int
@@ -23,7 +23,7 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class Discrepancy:
     """Something that was delivered and is not there. stream: one, or several with commas."""
 
     stream: str
@@ -40,13 +40,13 @@ class RunAccount:
     delivered: int
     dead: int
     stored: int
-    findings: tuple[Finding, ...]
+    findings: tuple[Discrepancy, ...]
 
 
 def account(
     deliveries: Sequence[DeliveryRecord],
-    rows: Mapping[str, Sequence[Row]],
-    steps: Sequence[Row],
+    rows: Mapping[str, Sequence[StoredRow]],
+    steps: Sequence[StoredRow],
     oldest_ns: Mapping[str, int],
 ) -> RunAccount:
     """Compare one run's deliveries with its rows.
@@ -83,7 +83,7 @@ def _by_stream(deliveries: Iterable[DeliveryRecord]) -> Iterator[list[DeliveryRe
     yield from streams.values()
 
 
-def _gaps(stream: list[DeliveryRecord]) -> Iterator[Finding]:
+def _gaps(stream: list[DeliveryRecord]) -> Iterator[Discrepancy]:
     """Requests, or pieces of them, that are missing below the stream's last one."""
     pieces: dict[int, set[int]] = defaultdict(set)
     expected: dict[int, int] = {}
@@ -94,7 +94,7 @@ def _gaps(stream: list[DeliveryRecord]) -> Iterator[Finding]:
     next_sequence = 0
     for sequence in sorted(pieces):
         if sequence > next_sequence:
-            yield Finding(
+            yield Discrepancy(
                 name,
                 f"{_range('request', next_sequence, sequence - 1)} never reached the store: "
                 "lost, or refused as a whole with 400",
@@ -102,7 +102,7 @@ def _gaps(stream: list[DeliveryRecord]) -> Iterator[Finding]:
         next_sequence = sequence + 1
         absent = set(range(expected[sequence])) - pieces[sequence]
         if absent:
-            yield Finding(
+            yield Discrepancy(
                 name,
                 f"request {sequence}: {len(absent)} of its {expected[sequence]} blocks "
                 "never reached the store",
@@ -110,8 +110,11 @@ def _gaps(stream: list[DeliveryRecord]) -> Iterator[Finding]:
 
 
 def _shortfalls(
-    class_name: str, deliveries: list[DeliveryRecord], rows: Sequence[Row], steps: Sequence[Row]
-) -> Iterator[Finding]:
+    class_name: str,
+    deliveries: list[DeliveryRecord],
+    rows: Sequence[StoredRow],
+    steps: Sequence[StoredRow],
+) -> Iterator[Discrepancy]:
     """Times in which fewer rows are stored than were delivered alive.
 
     Deliveries whose times overlap, as those of several ranks do, are compared together.
@@ -143,7 +146,7 @@ def _shortfalls(
             text += f"; class steps still has {_range('step', only_by_step[0], only_by_step[-1])}"
         elif near:
             text += f", where {_range('step', min(near), max(near))} stand"
-        yield Finding(", ".join(sorted({d.stream for d in cluster})), text)
+        yield Discrepancy(", ".join(sorted({d.stream for d in cluster})), text)
 
 
 def _clusters(deliveries: list[DeliveryRecord]) -> Iterator[list[DeliveryRecord]]:
@@ -159,7 +162,7 @@ def _clusters(deliveries: list[DeliveryRecord]) -> Iterator[list[DeliveryRecord]
         yield cluster
 
 
-def _absent_steps(raw: Sequence[Row], steps: Sequence[Row]) -> Iterator[Finding]:
+def _absent_steps(raw: Sequence[StoredRow], steps: Sequence[StoredRow]) -> Iterator[Discrepancy]:
     """Rows by wall time that the step clock lacks.
 
     Of several attempts only the last is compared: of earlier ones, class steps holds only
@@ -174,14 +177,14 @@ def _absent_steps(raw: Sequence[Row], steps: Sequence[Row]) -> Iterator[Finding]
         if row.step is not None and attempt == last and (row.series, row.step) not in shown
     )
     if absent:
-        yield Finding(
+        yield Discrepancy(
             "",
             f"{len(absent)} lines of class raw are not in class steps, "
             f"in {_range('step', absent[0], absent[-1])}",
         )
 
 
-def _attempt(row: Row) -> int:
+def _attempt(row: StoredRow) -> int:
     return number_of(dict(row.series).get("attempt", "")) or 0
 
 

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from adapters.settings import load_retention
 from admin.context import InfluxUrl, StoreDir, reading
-from admin.ledger.account import Row, RunAccount, account
+from admin.ledger.account import RunAccount, StoredRow, account
 from admin.terminal import errors, fail, plain
 from consumers.settings import WorkerSettings
 from schemas.retention import DEFAULT_CLASS, RESERVED, STEP_CLASS, InvalidRetention, RetentionClass
@@ -131,17 +131,17 @@ def accounts_of(
 
 def _steps(
     reader: StoreReader, namespace: str, of_run: tuple[str, str], volatile: frozenset[str]
-) -> list[Row]:
+) -> list[StoredRow]:
     return _rows(reader.points(namespace, STEP_CLASS, *of_run), volatile)
 
 
-def _rows(points: Iterable[StoredPoint], volatile: frozenset[str]) -> list[Row]:
+def _rows(points: Iterable[StoredPoint], volatile: frozenset[str]) -> list[StoredRow]:
     return [_row(point, volatile) for point in points]
 
 
-def _row(point: StoredPoint, volatile: frozenset[str]) -> Row:
+def _row(point: StoredPoint, volatile: frozenset[str]) -> StoredRow:
     step = point.fields.get("step")
-    return Row(
+    return StoredRow(
         point.time_ns,
         step if type(step) is int else None,
         frozenset(tag for tag in point.tags.items() if tag[0] not in volatile),

@@ -19,7 +19,7 @@ from bench.lab.services import Tell
 from bench.report import Section, Table
 from consumers.settings import ConsumerSettings
 from demo.gateway import get
-from demo.pipeline import Service
+from demo.pipeline import HttpService
 
 #: What batches begin with, and keep if they are fixed.
 START: int = ConsumerSettings.model_fields["batch_points"].default
@@ -87,7 +87,7 @@ def _drain(store: SlowStore, plan: Plan, kind: str, *, group: str) -> Drain:
         return Drain(points / seconds, cpu / points * 1e6, _size(consumer))
 
 
-def _wait_for(consumer: Service, points: int) -> int:
+def _wait_for(consumer: HttpService, points: int) -> int:
     seen, moved_at = -1, perf_counter()
     while (stored := stored_points(consumer)) < points:
         now = perf_counter()
@@ -99,7 +99,7 @@ def _wait_for(consumer: Service, points: int) -> int:
     return stored
 
 
-def _size(consumer: Service) -> int:
+def _size(consumer: HttpService) -> int:
     for family in text_string_to_metric_families(get(f"{consumer.url}/metrics")):
         if family.name == "stepclock_consumer_batch_size_points":
             return int(family.samples[0].value)

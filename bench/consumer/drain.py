@@ -20,7 +20,7 @@ from bench.lab.machine import busy_s, cpu_s, peak_rss_mib
 from consumers.settings import ConsumerSettings
 from consumers.views import StepsView
 from demo.gateway import get
-from demo.pipeline import Service, start_service
+from demo.pipeline import HttpService, start_service
 from native.influxd import InfluxDB
 from native.kafka import Broker
 from schemas.line_protocol.precision import Precision
@@ -164,7 +164,7 @@ def _write(database: InfluxDB, waiting: deque[tuple[str, bytes]]) -> None:
             writer.write(bucket, lines, Precision.MS)
 
 
-def _wait_for(rig: Rig, worker: Service, points: int) -> Reading:
+def _wait_for(rig: Rig, worker: HttpService, points: int) -> Reading:
     """The reading once the worker has stored so many points. Raises Stalled."""
     seen, moved_at = -1, perf_counter()
     while True:

@@ -16,7 +16,7 @@ from bench.lab.blocks import BLOCK_LINES
 from bench.lab.figures import Spread, column, short, whole
 from bench.lab.services import PARTITIONS, Tell
 from bench.report import Section, Table
-from demo.pipeline import Service
+from demo.pipeline import HttpService
 
 #: What N consumers must reach of N times the throughput of one.
 LEAST_SHARE = 0.9
@@ -84,7 +84,7 @@ def _drain(store: SlowStore, plan: Plan, count: int, *, group: str) -> Drain:
     return Drain(sum(rates), lags)
 
 
-def _wait_for_more(consumer: Service, points: int) -> tuple[float, int]:
+def _wait_for_more(consumer: HttpService, points: int) -> tuple[float, int]:
     """When a consumer has just stored a batch, so many points later, and how many it has."""
     started_at = perf_counter()
     first = stored_points(consumer)

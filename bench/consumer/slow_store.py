@@ -22,7 +22,7 @@ from bench.lab.services import (
     write_keys,
 )
 from demo.gateway import get
-from demo.pipeline import Service, start_service
+from demo.pipeline import HttpService, start_service
 from native.ports import LOOPBACK
 from native.proxy import Proxy
 from schemas.log.protocols import TopicPartition, topic_of
@@ -50,7 +50,7 @@ class SlowStore:
 
     def consumer(
         self, name: str, group: str, settings: Mapping[str, str]
-    ) -> AbstractContextManager[Service]:
+    ) -> AbstractContextManager[HttpService]:
         """One consumer of a group; a new group begins at the start of the topic."""
         own = {
             "STEPCLOCK_CONSUMER_GROUP": group,
@@ -105,6 +105,6 @@ def slow_store(folder: Path, points: int, *, tell: Tell) -> Iterator[SlowStore]:
         yield SlowStore(folder, environment | by_proxy, admin, proxy)
 
 
-def stored_points(consumer: Service) -> int:
+def stored_points(consumer: HttpService) -> int:
     """Points that a consumer has stored so far. Raises ReadFailed."""
     return outcomes(get(f"{consumer.url}/metrics"))[0]

@@ -23,7 +23,7 @@ from bench.lab.lines import NARROW, RUNS, STEP_MS, WIDE, Shape
 from bench.lab.services import UNLIMITED_POINTS, Tell, gateway_backend, host_and_port
 from bench.report import Section, Table
 from demo.gateway import get
-from demo.pipeline import Service, start_service
+from demo.pipeline import HttpService, start_service
 from native import influxd
 from native.step import PreparationFailed
 from schemas.tenants.keys import new_key
@@ -129,7 +129,7 @@ def _serve(folder: Path, shape: Shape, lines: int, tell: Tell) -> Served:
     return Served(found, bytes_of(folder / "store.db"), bytes_of(folder / "log.db"), held)
 
 
-def stored_by(service: Service) -> Callable[[], int]:
+def stored_by(service: HttpService) -> Callable[[], int]:
     """What asks a worker, or the embedded server, how many points it has stored."""
     return lambda: outcomes(get(f"{service.url}/metrics"))[0]
 

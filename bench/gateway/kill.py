@@ -27,7 +27,7 @@ from bench.lab.services import (
     write_keys,
 )
 from bench.report import Section, Table
-from demo.pipeline import Service, start_service
+from demo.pipeline import HttpService, start_service
 from native.influxd import InfluxDB
 from schemas.line_protocol.precision import Precision
 from schemas.retention import DEFAULT_CLASS, STEP_CLASS
@@ -136,7 +136,7 @@ def _epoch_ms(plan: Plan) -> int:
 
 
 async def _drive(
-    plan: Plan, gateway: Service, key: str, epoch_ms: int, ledger: Ledger, tell: Tell
+    plan: Plan, gateway: HttpService, key: str, epoch_ms: int, ledger: Ledger, tell: Tell
 ) -> float:
     """Send everything until it is acknowledged; how long the gateway was away, in seconds."""
     host, port = host_and_port(gateway.url)

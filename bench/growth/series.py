@@ -25,7 +25,7 @@ from bench.lab.services import (
     write_keys,
 )
 from demo.gateway import get
-from demo.pipeline import Service, start_service
+from demo.pipeline import HttpService, start_service
 from native.influxd import InfluxDB
 from schemas.line_protocol.precision import Precision
 from schemas.log.block import Block
@@ -149,7 +149,7 @@ def _count(database: InfluxDB, namespace: str, job: Job) -> None:
                 raise Stalled(f"{namespace}/{name} holds {held:,} of {job.lines:,} points")
 
 
-def _wait(workers: Sequence[Service], wanted: int) -> int:
+def _wait(workers: Sequence[HttpService], wanted: int) -> int:
     """Points stored by all of them, once there are so many. Raises Stalled."""
     seen, moved_at = -1, perf_counter()
     while True:

@@ -44,7 +44,7 @@ class Measurement:
 
 
 @dataclass(frozen=True, slots=True)
-class Series:
+class StoredSeries:
     """A measurement with one set of tags."""
 
     id: int
@@ -59,7 +59,7 @@ class SeriesIds:
 
     def __init__(self) -> None:
         self._measurements: dict[tuple[str, str, bytes], Measurement] = {}
-        self._series: dict[tuple[str, str, bytes, Tags], Series] = {}
+        self._series: dict[tuple[str, str, bytes, Tags], StoredSeries] = {}
 
     def forget(self) -> None:
         """Read everything from the file again."""
@@ -73,7 +73,7 @@ class SeriesIds:
         retention_class: str,
         name: bytes,
         tags: Tags,
-    ) -> Series:
+    ) -> StoredSeries:
         """The series of a measurement with these tags, in whatever order they come."""
         key = (namespace, retention_class, name, tags)
         found = self._series.get(key)
@@ -81,7 +81,7 @@ class SeriesIds:
             measurement = self._measurement(connection, namespace, retention_class, name)
             if len(self._series) >= _MAX_SERIES:
                 self._series.clear()
-            found = Series(_series_id(connection, measurement.id, tags), measurement)
+            found = StoredSeries(_series_id(connection, measurement.id, tags), measurement)
             self._series[key] = found
         return found
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from embedded.store import attempts, queries
 from embedded.store.file import StoreFile
 from embedded.store.points import Point, PointParser, fault
-from embedded.store.series import Series, SeriesIds
+from embedded.store.series import SeriesIds, StoredSeries
 from schemas import retention as retention_classes
 from schemas.line_protocol.precision import Precision
 from schemas.retention import DEFAULT_CLASS, STEP_CLASS, RetentionClass
@@ -265,7 +265,9 @@ class _KindConflict(Exception):
         self.conflict = conflict
 
 
-def _rows(connection: sqlite3.Connection, series: Series, point: Point, time_ns: int) -> list[_Row]:
+def _rows(
+    connection: sqlite3.Connection, series: StoredSeries, point: Point, time_ns: int
+) -> list[_Row]:
     """The rows of a point at one of its times. Raises _KindConflict."""
     known = series.measurement.fields
     for name, kind, _value in point.fields:

@@ -56,7 +56,7 @@ class SeriesRefusal:
     grown: str
 
 
-class _Known:
+class _TenantSeries:
     """What one tenant has sent: hashes of this hour, and of the last one those not seen since."""
 
     __slots__ = ("bucket", "hour", "older", "recent", "told", "values", "values_of")
@@ -119,7 +119,7 @@ class SeriesLimiter:
         self._max_known = max_known
         self._now_ns = now_ns
         self._learned_at_ns = now_ns() + int(learn_s * 1e9)
-        self._tenants: dict[str, _Known] = {}
+        self._tenants: dict[str, _TenantSeries] = {}
         self._held = 0
 
     def of(self, parts: Iterable[Part]) -> Series:
@@ -146,7 +146,7 @@ class SeriesLimiter:
         known = self._tenants.get(tenant.name)
         if known is None:
             bucket = TokenBucket(self._limit(tenant), now_ns)
-            known = self._tenants[tenant.name] = _Known(hour, bucket)
+            known = self._tenants[tenant.name] = _TenantSeries(hour, bucket)
         elif known.hour != hour:
             self._held -= len(known)
             known.turn_to(hour)
@@ -202,14 +202,14 @@ class SeriesLimiter:
         per_hour = max(1, (tenant.series_per_hour or self._per_hour) // self._replicas)
         return Limit(per_hour, per_hour * _HOUR_S)
 
-    def _remember(self, known: _Known, unseen: set[int]) -> None:
+    def _remember(self, known: _TenantSeries, unseen: set[int]) -> None:
         room = self._room(known)
         if len(unseen) > room:
             unseen = set(islice(unseen, room))
         known.recent |= unseen
         self._held += len(unseen)
 
-    def _count_values(self, known: _Known, series: Iterable[bytes]) -> None:
+    def _count_values(self, known: _TenantSeries, series: Iterable[bytes]) -> None:
         before = len(known.values)
         room = min(self._room(known), _MAX_VALUES - before)
         for each in series:
@@ -220,7 +220,7 @@ class SeriesLimiter:
                     known.values_of[key] = known.values_of.get(key, 0) + 1
         self._held += len(known.values) - before
 
-    def _room(self, known: _Known) -> int:
+    def _room(self, known: _TenantSeries) -> int:
         return max(0, min(self._max_known - self._held, self._max_known // _SHARE - len(known)))
 
 

@@ -13,7 +13,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from ingest.limits.tenant import TenantLimits
 from ingest.publish.canary import Canary
-from ingest.publish.circuit_breaker import CircuitBreaker, State
+from ingest.publish.circuit_breaker import CircuitBreaker, CircuitState
 from schemas.store.protocols import StoreUnavailable
 
 
@@ -72,7 +72,7 @@ def probe_routes(
         checks: list[dict[str, Any]] = [
             {
                 "name": "log",
-                "status": "pass" if breaker.state is not State.OPEN else "fail",
+                "status": "pass" if breaker.state is not CircuitState.OPEN else "fail",
                 "message": f"circuit {breaker.state.name.lower().replace('_', '-')}",
             }
         ]

@@ -13,7 +13,7 @@ from enum import IntEnum
 from telemetry import metrics
 
 
-class State(IntEnum):
+class CircuitState(IntEnum):
     """Also the value of the metric stepclock_gateway_circuit_state."""
 
     CLOSED = 0
@@ -27,20 +27,20 @@ class CircuitBreaker:
     def __init__(self, *, retry_after_s: float = 2.0) -> None:
         #: What to tell refused clients: the time in which a probe and a trial fit.
         self.retry_after_s = retry_after_s
-        self._state = State.OPEN  # nothing is known of the log before the first probe
+        self._state = CircuitState.OPEN  # nothing is known of the log before the first probe
         self._trial_in_flight = False
         self._failed_once = False
         self._publish()
 
     @property
-    def state(self) -> State:
+    def state(self) -> CircuitState:
         """The state now."""
         return self._state
 
     def refuses(self) -> bool:
         """True if a write must be refused now; looks only, changes nothing."""
-        return self._state is State.OPEN or (
-            self._state is State.HALF_OPEN and self._trial_in_flight
+        return self._state is CircuitState.OPEN or (
+            self._state is CircuitState.HALF_OPEN and self._trial_in_flight
         )
 
     @property
@@ -50,14 +50,14 @@ class CircuitBreaker:
 
     def begin(self) -> None:
         """A block goes out; in half-open it is the trial."""
-        if self._state is State.HALF_OPEN:
+        if self._state is CircuitState.HALF_OPEN:
             self._trial_in_flight = True
 
     def succeeded(self) -> None:
         """The log acknowledged a block. A late one while open says nothing of now."""
-        if self._state is State.HALF_OPEN:
+        if self._state is CircuitState.HALF_OPEN:
             self._trial_in_flight = False
-            self._state = State.CLOSED
+            self._state = CircuitState.CLOSED
             self._publish()
 
     def refused(self) -> None:
@@ -66,17 +66,17 @@ class CircuitBreaker:
 
     def failed(self) -> None:
         """The log did not take a block in time."""
-        if self._state is not State.OPEN:
+        if self._state is not CircuitState.OPEN:
             metrics.CIRCUIT_OPENED.inc()
         self._failed_once = True
         self._trial_in_flight = False
-        self._state = State.OPEN
+        self._state = CircuitState.OPEN
         self._publish()
 
     def probe_succeeded(self) -> None:
         """The log answers: let one block try, or all at the start, when none has failed yet."""
-        if self._state is State.OPEN:
-            self._state = State.HALF_OPEN if self._failed_once else State.CLOSED
+        if self._state is CircuitState.OPEN:
+            self._state = CircuitState.HALF_OPEN if self._failed_once else CircuitState.CLOSED
             self._trial_in_flight = False
             self._publish()
 

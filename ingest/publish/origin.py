@@ -32,7 +32,7 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
-class Stream:
+class StreamHeaders:
     """How a client names what it delivers (headers Stepclock-Stream, -Sequence, …).
 
     sequence counts the stream's requests from 0. start is when the stream began, in ns; 0
@@ -48,7 +48,7 @@ class Stream:
     @classmethod
     def from_headers(
         cls, headers: Mapping[bytes, bytes], oldest_ns: int, newest_ns: int
-    ) -> Stream | None:
+    ) -> StreamHeaders | None:
         """The stream of a request, None without Stepclock-Stream. Raises BadRequest.
 
         oldest_ns, newest_ns: between them lie start, and start and sequence together, which is
@@ -95,7 +95,7 @@ class Origin:
     """One request: when it came (Unix time in ns), its stream and its trace, if it names them."""
 
     received_ns: int
-    stream: Stream | None = None
+    stream: StreamHeaders | None = None
     traceparent: str | None = None
 
     @classmethod
@@ -109,7 +109,7 @@ class Origin:
         trace = headers.get(b"traceparent")
         return cls(
             received_ns,
-            Stream.from_headers(headers, oldest_ns, received_ns + _HOUR_NS),
+            StreamHeaders.from_headers(headers, oldest_ns, received_ns + _HOUR_NS),
             trace.decode() if trace and _TRACEPARENT.fullmatch(trace) else None,
         )
 

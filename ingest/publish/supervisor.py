@@ -7,7 +7,7 @@ import logging
 
 from ingest.limits.series import SeriesLimiter
 from ingest.limits.tenant import TenantLimits
-from ingest.publish.circuit_breaker import CircuitBreaker, State
+from ingest.publish.circuit_breaker import CircuitBreaker, CircuitState
 from schemas.log.protocols import LogUnavailable, Publisher
 from telemetry import metrics
 
@@ -28,7 +28,7 @@ async def supervise_log(
     """
     told = False
     while True:
-        if breaker.state is State.OPEN:
+        if breaker.state is CircuitState.OPEN:
             try:
                 await asyncio.to_thread(publisher.probe, probe_timeout_s)
             except (LogUnavailable, OSError) as exc:  # OSError: no file descriptor is left, say

@@ -39,14 +39,14 @@ def admit(body: bytes, precision: Precision, rules: Rules, stamp: Callable[[], i
     stamp: gives each line without a time one in ns, strictly increasing. Lines in minutes and
     hours come out in ns. Blank lines and comments are left out.
     """
-    return _Body(body, precision, rules, stamp).admit()
+    return _BodyAdmission(body, precision, rules, stamp).admit()
 
 
 def admit_in_steps(
     body: bytes, precision: Precision, rules: Rules, stamp: Callable[[], int]
 ) -> Generator[int, None, Admission]:
     """The same as `admit`, in steps of milliseconds; yields how many lines were refused so far."""
-    judged = _Body(body, precision, rules, stamp)
+    judged = _BodyAdmission(body, precision, rules, stamp)
     yield from judged.steps()
     return judged.admission()
 
@@ -63,8 +63,8 @@ class _Lines:
         self.points += points
 
 
-class _Body:
-    """One body, judged once from its start to its end."""
+class _BodyAdmission:
+    """The lines of one body, checked once from its start to its end."""
 
     def __init__(
         self, body: bytes, precision: Precision, rules: Rules, stamp: Callable[[], int]

@@ -98,7 +98,7 @@ def names_of(line: bytes) -> _Names:
     return tuple(tags), tuple(fields)
 
 
-class _Known:
+class _KnownNames:
     """Names of lines, how many such lines came, and their pattern once that is worth it."""
 
     __slots__ = ("_lines", "_names", "_pattern")
@@ -116,7 +116,7 @@ class _Known:
         return self._pattern
 
 
-_known = lru_cache(maxsize=_PATTERNS)(_Known)
+_known = lru_cache(maxsize=_PATTERNS)(_KnownNames)
 
 
 def _lines_with(names: _Names) -> Any:

@@ -40,7 +40,9 @@ class RangeProgress:
     """
 
     def __init__(self, ranges: Mapping[TopicPartition, LogRange]) -> None:
-        self._partitions = {partition: _Partition(range_) for partition, range_ in ranges.items()}
+        self._partitions = {
+            partition: _PartitionRange(range_) for partition, range_ in ranges.items()
+        }
         #: Records of all ranges together.
         self.total = sum(range_.records for range_ in ranges.values())
         #: Records that the log deleted before they were read.
@@ -121,7 +123,7 @@ class RangeSource(Source, Protocol):
         ...
 
 
-class _Partition:
+class _PartitionRange:
     def __init__(self, range_: LogRange) -> None:
         self.range = range_
         self.position = self.settled = range_.start

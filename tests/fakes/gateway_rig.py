@@ -15,7 +15,7 @@ from ingest.limits.tenant import TenantLimits
 from ingest.limits.token_bucket import Limit
 from ingest.publish.circuit_breaker import CircuitBreaker
 from ingest.publish.group_commit import GroupCommit
-from ingest.publish.origin import Origin, Stream
+from ingest.publish.origin import Origin, StreamHeaders
 from ingest.publish.supervisor import supervise_log
 from ingest.write.intake import Intake
 from ingest.write.judge import Judge
@@ -224,7 +224,7 @@ class Gateway:
         began_s, refuses = world.loop.time(), self.breaker.refuses()
         self._came += 1
         came = self._came
-        stream = Stream(client.name, number, EPOCH_NS, "e", client.name)
+        stream = StreamHeaders(client.name, number, EPOCH_NS, "e", client.name)
         try:
             self.intake.open(KeyRecord("k", "0" * 64, client.tenant), None)
             assert not refuses, "taken although the circuit is open"

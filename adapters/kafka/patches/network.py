@@ -171,7 +171,7 @@ class _Connections(kafka.net.manager.KafkaConnectionManager):  # type: ignore[mi
             self.failure = conn.init_future.exception or self.failure
 
 
-class Network(kafka.net.compat.KafkaNetClient):  # type: ignore[misc]
+class KafkaNetwork(kafka.net.compat.KafkaNetClient):  # type: ignore[misc]
     """What a client of the library is given as its network."""
 
     def __init__(self, **config: Any) -> None:

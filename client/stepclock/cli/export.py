@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from stepclock.cli.options import Failed, add_gateway_options, new_parser, settings_of
-from stepclock.cli.reads import Point, Reads
+from stepclock.cli.reads import Reads, RunPoint
 from stepclock.cli.terminal import printable
 
 _EXAMPLES = """\
@@ -78,7 +78,7 @@ class Table:
     curve. metrics: names, sorted. ranks: whether there are several.
     """
 
-    def __init__(self, points: Iterable[Point]) -> None:
+    def __init__(self, points: Iterable[RunPoint]) -> None:
         try:
             import sqlite3
         except ImportError as exc:

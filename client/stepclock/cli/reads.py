@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode
 
 from stepclock.cli.options import Failed
 from stepclock.cli.terminal import printable
-from stepclock.send.transport import Gateway
+from stepclock.send.transport import GatewayConnection
 from stepclock.settings import Settings
 
 #: A read may wait for a store that is busy.
@@ -22,7 +22,7 @@ _NONFINITE = frozenset({"nan", "inf", "-inf"})
 
 
 @dataclass(frozen=True)
-class RunSummary:
+class ListedRun:
     """One run. Steps are None where it has none; state, attempt and reason where nobody told."""
 
     experiment: str
@@ -50,7 +50,7 @@ class Curve:
 
 
 @dataclass(frozen=True)
-class Point:
+class RunPoint:
     """What a run stored at one step; NaN and infinities included."""
 
     step: int
@@ -59,7 +59,7 @@ class Point:
     values: dict[str, float]
 
 
-class Reads(Gateway):
+class Reads(GatewayConnection):
     """Asks one gateway. Every method raises Failed where it does not answer well."""
 
     def __init__(self, settings: Settings) -> None:
@@ -69,10 +69,10 @@ class Reads(Gateway):
         """Names, sorted."""
         return [str(name) for name in self._document("/api/v1/experiments")["experiments"]]
 
-    def runs(self, experiment: str) -> list[RunSummary]:
+    def runs(self, experiment: str) -> list[ListedRun]:
         """Runs of an experiment, sorted by name; none for an unknown one."""
         return [
-            RunSummary(
+            ListedRun(
                 experiment,
                 each["run"],
                 each["first_step"],
@@ -85,7 +85,7 @@ class Reads(Gateway):
             for each in self._document(f"{_path(experiment)}/runs")["runs"]
         ]
 
-    def find(self, name: str, experiment: str | None) -> RunSummary:
+    def find(self, name: str, experiment: str | None) -> ListedRun:
         """The run of that name, or the only one whose name begins so."""
         among = self.experiments() if experiment is None else [experiment]
         every = [run for each in among for run in self.runs(each)]
@@ -104,7 +104,7 @@ class Reads(Gateway):
         return [str(name) for name in document["metrics"]]
 
     def curve(
-        self, run: RunSummary, metric: str, points: int, from_step: int | None = None
+        self, run: ListedRun, metric: str, points: int, from_step: int | None = None
     ) -> Curve | None:
         """One metric of a run; None if it has none of it."""
         asked = {"metric": metric, "run": run.run, "points": points}
@@ -115,7 +115,7 @@ class Reads(Gateway):
             return Curve(tuple(each["t"]), tuple(each["mean"]), tuple(each["count"]))
         return None
 
-    def points(self, run: RunSummary) -> Iterator[Point]:
+    def points(self, run: ListedRun) -> Iterator[RunPoint]:
         """Every point by step, one series after the other."""
         asked = urlencode({"run": run.run})
         for line in self._lines(f"{_path(run.experiment)}/points?{asked}"):
@@ -130,7 +130,9 @@ class Reads(Gateway):
                 if not isinstance(value, str) or value in _NONFINITE
             }
             tags = each["tags"]
-            yield Point(each["t"], _number(tags.get("rank")), _number(tags.get("attempt")), values)
+            yield RunPoint(
+                each["t"], _number(tags.get("rank")), _number(tags.get("attempt")), values
+            )
         raise Failed("the server broke off")
 
     def _document(self, path: str) -> Any:

@@ -8,7 +8,7 @@ from typing import Any
 
 from stepclock.cli.doctor.examination import EXPERIMENT
 from stepclock.cli.options import add_gateway_options, new_parser, settings_of
-from stepclock.cli.reads import Reads, RunSummary
+from stepclock.cli.reads import ListedRun, Reads
 from stepclock.cli.terminal import Terminal, duration, printable, table
 
 _EXAMPLES = """\
@@ -74,7 +74,7 @@ def _none(experiment: str | None, states: list[str] | None) -> str:
     return f"no{which} runs" + (f" of {experiment}" if experiment else "")
 
 
-def lines_of(runs: list[RunSummary], terminal: Terminal, now_ns: int) -> list[str]:
+def lines_of(runs: list[ListedRun], terminal: Terminal, now_ns: int) -> list[str]:
     """The table; none for no runs."""
     if not runs:
         return []
@@ -87,7 +87,7 @@ def lines_of(runs: list[RunSummary], terminal: Terminal, now_ns: int) -> list[st
     return painted
 
 
-def _cells(run: RunSummary, now_ns: int) -> list[str]:
+def _cells(run: ListedRun, now_ns: int) -> list[str]:
     steps = "-" if run.last_step is None else f"{run.first_step} - {run.last_step}"
     return [
         printable(run.experiment),

@@ -77,7 +77,7 @@ def _run(args: argparse.Namespace) -> int:
         "jobs": args.jobs,
         "timeout": args.timeout,
     }
-    progress = Progress(account, _DRAW_S if terminal.live else _TELL_S)
+    progress = ProgressThread(account, _DRAW_S if terminal.live else _TELL_S)
     progress.start()
     try:
         while True:
@@ -168,7 +168,7 @@ class Account:
         return code
 
 
-class Progress(threading.Thread):
+class ProgressThread(threading.Thread):
     """Tells of an account's progress until it is stopped."""
 
     def __init__(self, account: Account, every_s: float) -> None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Callable
 
 from stepclock.cli.options import Failed, Misused, add_gateway_options, new_parser, settings_of
-from stepclock.cli.reads import Curve, Reads, RunSummary
+from stepclock.cli.reads import Curve, ListedRun, Reads
 from stepclock.cli.runs import COLORS
 from stepclock.cli.terminal import Terminal, complain, duration, printable
 
@@ -65,16 +65,16 @@ def _run(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     reads = Reads(settings)
     run = reads.find(args.name, args.experiment)
-    view = View(Terminal(secret=settings.token))
+    view = TailView(Terminal(secret=settings.token))
     follow(reads, run, args.metric or ["*"], view, args.interval, once=args.once)
     return 0
 
 
 def follow(
     reads: Reads,
-    run: RunSummary,
+    run: ListedRun,
     patterns: list[str],
-    view: View,
+    view: TailView,
     interval_s: float,
     *,
     once: bool,
@@ -108,7 +108,7 @@ def follow(
             view.away(str(exc))
 
 
-def read(reads: Reads, run: RunSummary, patterns: list[str]) -> list[Metric]:
+def read(reads: Reads, run: ListedRun, patterns: list[str]) -> list[Metric]:
     """The metrics that a run has, of those that match."""
     found = []
     for name in reads.metrics(run.experiment):
@@ -121,7 +121,7 @@ def read(reads: Reads, run: RunSummary, patterns: list[str]) -> list[Metric]:
     return found
 
 
-def _last(reads: Reads, run: RunSummary, name: str, curve: Curve) -> Curve:
+def _last(reads: Reads, run: ListedRun, name: str, curve: Curve) -> Curve:
     """A curve whose last bucket is one step, or close to it."""
     for _ in range(_NEARER):
         if curve.count[-1] == 1:
@@ -133,16 +133,16 @@ def _last(reads: Reads, run: RunSummary, name: str, curve: Curve) -> Curve:
     return curve
 
 
-class View:
+class TailView:
     """A table that is drawn over on a terminal; elsewhere a line for each change."""
 
     def __init__(self, terminal: Terminal, now_ns: Callable[[], int] = time.time_ns) -> None:
         self._terminal = terminal
         self._now_ns = now_ns
-        self._shown: RunSummary | None = None
+        self._shown: ListedRun | None = None
         self._away = ""
 
-    def show(self, run: RunSummary, metrics: list[Metric]) -> None:
+    def show(self, run: ListedRun, metrics: list[Metric]) -> None:
         """Show how a run stands."""
         if self._terminal.live:
             self._terminal.draw(self._table(run, metrics))
@@ -153,7 +153,7 @@ class View:
         self._shown = run
         self._away = ""
 
-    def end(self, run: RunSummary, metrics: list[Metric]) -> None:
+    def end(self, run: ListedRun, metrics: list[Metric]) -> None:
         """Say how it ended, below what is shown."""
         line = _ending(run)
         if self._terminal.live:
@@ -170,7 +170,7 @@ class View:
             complain(message)
         self._away = message
 
-    def _table(self, run: RunSummary, metrics: list[Metric]) -> list[str]:
+    def _table(self, run: ListedRun, metrics: list[Metric]) -> list[str]:
         terminal = self._terminal
         columns, rows = terminal.size
         age = duration(max(0.0, (self._now_ns() - run.last_time_ns) / 1e9))
@@ -194,6 +194,6 @@ class View:
         return lines
 
 
-def _ending(run: RunSummary) -> str:
+def _ending(run: ListedRun) -> str:
     line = f"{run.run} {_ENDINGS.get(run.state or '', 'has ended')}"
     return printable(f"{line}: {run.reason}" if run.reason else line)

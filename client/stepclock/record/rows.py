@@ -36,12 +36,12 @@ _CLOCK_SET_NS = 60 * 10**9
 _are_floats = frozenset({float}).issuperset
 
 
-class Rejected(Exception):
+class InvalidRow(Exception):
     """A row or value that can't be stored; says why."""
 
 
 def problems(values: Mapping[str, Any], step: Any) -> None:
-    """Raise Rejected for a row that would be left out, wholly or in part; for strict runs."""
+    """Raise InvalidRow for a row that would be left out, wholly or in part; for strict runs."""
     found: list[str] = []
     encoder = RowEncoder(
         Identity("x", "x", 0, 0), {}, lambda name, why: found.append(f"{name!r}: {why}")
@@ -49,7 +49,7 @@ def problems(values: Mapping[str, Any], step: Any) -> None:
     encoder.add(0, step, values, exact=True)
     list(encoder.take())
     if found:
-        raise Rejected("; ".join(found))
+        raise InvalidRow("; ".join(found))
 
 
 class RowEncoder:
@@ -89,7 +89,7 @@ class RowEncoder:
         """Take one row; False for one whose step can't be. exact: the time is the caller's."""
         try:
             number_of_step = self._step(step)
-        except Rejected as exc:
+        except InvalidRow as exc:
             reason = str(exc)
             self._tell("step", reason, about=reason.partition(",")[0])
             self.failed += 1
@@ -218,9 +218,9 @@ class RowEncoder:
                 except (TypeError, ValueError, OverflowError):
                     whole = False
                 if not whole:
-                    raise Rejected(f"a step is a whole number, not {step!r:.80}") from None
+                    raise InvalidRow(f"a step is a whole number, not {step!r:.80}") from None
         if not 0 <= step <= MAX_STEP:
-            raise Rejected(f"a step is between 0 and {MAX_STEP}, not {step}")
+            raise InvalidRow(f"a step is between 0 and {MAX_STEP}, not {step}")
         if self.last_step is None or self.first_step is None:
             self.first_step = self.last_step = step
         elif step > self.last_step:

@@ -16,7 +16,7 @@ from typing import Any, Callable
 
 from stepclock.journal.body import Body
 from stepclock.journal.journal import Journal
-from stepclock.send.transport import Answer, Gateway
+from stepclock.send.transport import Answer, GatewayConnection
 from stepclock.spool.chunk import MAX_BYTES, MAX_LINES
 from stepclock.spool.stream import Stream
 
@@ -33,14 +33,14 @@ _MORE = "'stepclock doctor' says more"
 _RECEIPTS = 32
 
 
-class Delivery:
+class StreamDelivery:
     """One stream on its way: its journal, and the next request."""
 
     def __init__(
         self,
         folder: Path,
         stream: Stream,
-        gateway: Gateway,
+        gateway: GatewayConnection,
         memory: dict[int, bytes] | None = None,
         *,
         acked: dict[int, int] | None = None,

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Callable
 
 from stepclock.identity import run_prefix
-from stepclock.send.delivery import Delivery
-from stepclock.send.transport import Gateway
+from stepclock.send.delivery import StreamDelivery
+from stepclock.send.transport import GatewayConnection
 from stepclock.spool.segment import has_locks, is_locked, remove, segment_numbers
 from stepclock.spool.stream import Stream
 
@@ -42,19 +42,19 @@ class Leftovers:
         self,
         own: Stream,
         spool: Path,
-        gateway: Gateway,
+        gateway: GatewayConnection,
         *,
         now: Callable[[], float] = time.monotonic,
         durable: bool = False,
     ) -> None:
-        """durable: as for a `Delivery`."""
+        """durable: as for a `StreamDelivery`."""
         self._own = own
         self._durable = durable
         self._spool = spool
         self._gateway = gateway
         self._now = now
         self._found: list[tuple[Path, Stream]] = []
-        self._held: dict[str, tuple[Delivery, int]] = {}  # with what was acknowledged before
+        self._held: dict[str, tuple[StreamDelivery, int]] = {}  # with what was acknowledged before
         self._sent = 0
         self._began: float | None = None
         self._next_look = 0.0
@@ -165,12 +165,14 @@ class Leftovers:
 
     def _take(self, folder: Path, stream: Stream) -> None:
         try:
-            delivery = Delivery(folder, stream, self._gateway, now=self._now, durable=self._durable)
+            delivery = StreamDelivery(
+                folder, stream, self._gateway, now=self._now, durable=self._durable
+            )
         except OSError:  # sent by another, or gone
             return
         self._held[stream.name] = delivery, delivery.journal.totals.acknowledged
 
-    def _forget(self, delivery: Delivery) -> None:
+    def _forget(self, delivery: StreamDelivery) -> None:
         _, before = self._held.pop(delivery.stream.name)
         self._sent += delivery.journal.totals.acknowledged - before
         remove(delivery.folder)

@@ -14,7 +14,7 @@ from stepclock.endpoint import is_loopback
 
 
 @dataclass(frozen=True)
-class Proxy:
+class HttpProxy:
     """Where it is, and the variable that says so. fault: why it can't be used; empty if it can.
 
     authorization: what it gets as Proxy-Authorization, if its URL holds user and password.
@@ -35,7 +35,7 @@ class Proxy:
         return {"Proxy-Authorization": self.authorization} if self.authorization else {}
 
 
-def proxy_for(endpoint: str) -> Proxy | None:
+def proxy_for(endpoint: str) -> HttpProxy | None:
     """The proxy for an endpoint, by the environment; None for none."""
     if not any(name[-6:].lower() == "_proxy" for name in os.environ):
         return None
@@ -56,14 +56,14 @@ def proxy_for(endpoint: str) -> Proxy | None:
     return _proxy(url, f"{scheme.upper()}_PROXY")
 
 
-def _proxy(url: str, variable: str) -> Proxy:
+def _proxy(url: str, variable: str) -> HttpProxy:
     """The proxy of a URL; no part of one that can't be read is shown, it may be a password."""
     url = url.strip()
     try:
         parts = urlsplit(url if "://" in url else f"http://{url}")
         host, port = parts.hostname or "", parts.port or 80
     except ValueError:
-        return Proxy("", 0, variable, fault=f"{variable} must be like http://host:port")
+        return HttpProxy("", 0, variable, fault=f"{variable} must be like http://host:port")
     authorization = None
     if parts.username is not None:
         import base64
@@ -75,7 +75,7 @@ def _proxy(url: str, variable: str) -> Proxy:
         fault = f"{variable} must be like http://host:port"
     elif parts.scheme != "http":
         fault = f"{variable} must begin with http://; {parts.scheme}:// is not spoken to a proxy"
-    return Proxy(host, port, variable, authorization, fault)
+    return HttpProxy(host, port, variable, authorization, fault)
 
 
 def _named(host: str, no_proxy: str) -> bool:

@@ -9,9 +9,9 @@ import time
 from typing import Callable
 
 from stepclock.journal.tally import Totals
-from stepclock.send.delivery import Delivery
+from stepclock.send.delivery import StreamDelivery
 from stepclock.send.leftovers import Leftovers
-from stepclock.send.transport import Gateway
+from stepclock.send.transport import GatewayConnection
 from stepclock.settings import Settings
 from stepclock.spool.chunk import MAX_LINES
 from stepclock.spool.segment import remove
@@ -37,14 +37,16 @@ class Sender:
         settings: Settings,
         *,
         now: Callable[[], float] = time.monotonic,
-        gateway: Gateway | None = None,
+        gateway: GatewayConnection | None = None,
     ) -> None:
         self._settings = settings
         self._writer = writer
         self._now = now
-        self._gateway = gateway or Gateway(settings.endpoint, settings.token, settings.ca_file)
+        self._gateway = gateway or GatewayConnection(
+            settings.endpoint, settings.token, settings.ca_file
+        )
         self._durable = settings.fsync > 0
-        self._own = Delivery(
+        self._own = StreamDelivery(
             writer.folder,
             stream,
             self._gateway,
@@ -231,7 +233,7 @@ class Sender:
             folder = spool / name
             try:
                 stream = Stream.read(folder)
-                self._deliveries[name] = Delivery(
+                self._deliveries[name] = StreamDelivery(
                     folder,
                     stream,
                     self._gateway,
@@ -241,7 +243,7 @@ class Sender:
             except (OSError, ValueError):  # not whole yet, or sent by another
                 continue
 
-    def _forget(self, delivery: Delivery) -> None:
+    def _forget(self, delivery: StreamDelivery) -> None:
         for name, value in vars(delivery.journal.totals).items():
             setattr(self._past, name, getattr(self._past, name) + value)
         del self._deliveries[delivery.stream.name]

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from stepclock.send.delivery import Delivery
-from stepclock.send.transport import Gateway
+from stepclock.send.delivery import StreamDelivery
+from stepclock.send.transport import GatewayConnection
 from stepclock.settings import Settings
 from stepclock.spool.segment import is_locked, remove, segment_numbers
 from stepclock.spool.stream import Stream
@@ -114,7 +114,7 @@ def sync(
             folder, stream = todo[index]
             where = chosen or stream.endpoint
             key = token or Settings.resolve({"endpoint": where}).token
-            gateway = Gateway(where, key, settings.ca_file)
+            gateway = GatewayConnection(where, key, settings.ca_file)
             try:
                 result = sync_stream(
                     folder, stream, gateway, timeout=timeout, settle=settle, watch=watch
@@ -141,7 +141,7 @@ def sync(
 def sync_stream(
     folder: Path,
     stream: Stream,
-    gateway: Gateway,
+    gateway: GatewayConnection,
     *,
     timeout: float = 60.0,
     settle: bool = True,
@@ -152,7 +152,7 @@ def sync_stream(
     """Send one stream until nothing is left, or nothing was taken for `timeout` seconds."""
     names = (stream.name, stream.experiment, stream.run)
     try:
-        delivery = Delivery(folder, stream, gateway, now=now)
+        delivery = StreamDelivery(folder, stream, gateway, now=now)
     except OSError as exc:
         if folder.exists() and is_locked(folder / "sender.lock"):
             return SyncResult(*names, busy=True, live=True)

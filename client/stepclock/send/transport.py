@@ -48,7 +48,7 @@ class Answer:
         return self.body[:300].decode("utf-8", "replace")
 
 
-class Gateway:
+class GatewayConnection:
     """Requests to one gateway; never raises for what the network or the server does.
 
     The proxy is the one that the environment names when it is made.

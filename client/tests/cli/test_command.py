@@ -8,9 +8,9 @@ import pytest
 
 from stepclock.cli import export, sync
 from stepclock.cli.options import Failed
-from stepclock.cli.reads import Curve, Point, RunSummary
+from stepclock.cli.reads import Curve, ListedRun, RunPoint
 from stepclock.cli.runs import lines_of
-from stepclock.cli.tail import View, follow
+from stepclock.cli.tail import TailView, follow
 from stepclock.cli.terminal import Terminal, duration, size, table
 from stepclock.identity import Identity
 from stepclock.send.sync import SyncResult
@@ -92,7 +92,7 @@ def test_what_the_terminal_can_not_show_does_not_end_a_command():
 
 
 def summary(last_step, state="running", reason=None):
-    return RunSummary("resnet50", "r1", 0, last_step, 5 * SECOND, state, 0, reason)
+    return ListedRun("resnet50", "r1", 0, last_step, 5 * SECOND, state, 0, reason)
 
 
 class Store:
@@ -126,7 +126,7 @@ def test_tail_prints_a_line_for_each_change_until_the_run_ends():
     out = io.StringIO()
     waits = []
     store = Store(summary(10), summary(11), Failed("away"), None, None)
-    view = View(Terminal(out))
+    view = TailView(Terminal(out))
     follow(store, summary(10), ["*"], view, 2.0, once=False, sleep=waits.append)
     assert out.getvalue().splitlines() == [
         "r1 running step=10 lr=0.5 train/loss=0.5",
@@ -141,7 +141,7 @@ def followed(first, *looks):
     """What tail prints of a run that goes on so; it must need all the looks."""
     out = io.StringIO()
     store = Store(*looks)
-    follow(store, first, ["lr"], View(Terminal(out)), 2.0, once=False, sleep=lambda _: None)
+    follow(store, first, ["lr"], TailView(Terminal(out)), 2.0, once=False, sleep=lambda _: None)
     assert store.looks == []
     return out.getvalue().splitlines()
 
@@ -183,7 +183,7 @@ def test_a_run_that_ended_and_was_started_again_is_followed():
 
 def test_tail_draws_over_what_it_drew_and_says_when_it_can_not_read(screen):
     store = Store(Failed("the server is away"), None, None)
-    view = View(Terminal(screen, environ={"NO_COLOR": "1"}), lambda: 8 * SECOND)
+    view = TailView(Terminal(screen, environ={"NO_COLOR": "1"}), lambda: 8 * SECOND)
     follow(store, summary(10), ["*"], view, 2.0, once=False, sleep=lambda _: None)
     first, second, third, *_, last = screen.getvalue().replace("\x1b[J", "").split("\x1b[")
     assert first.splitlines() == [
@@ -203,7 +203,7 @@ def test_tail_draws_over_what_it_drew_and_says_when_it_can_not_read(screen):
 def test_tail_fits_the_terminal(screen):
     store = Store()
     store.metrics = lambda _: [f"{'long/' * 20}{number}" for number in range(30)]
-    view = View(Terminal(screen, environ={"NO_COLOR": "1"}), lambda: 8 * SECOND)
+    view = TailView(Terminal(screen, environ={"NO_COLOR": "1"}), lambda: 8 * SECOND)
     follow(store, summary(10), ["*"], view, 2.0, once=True)
     lines = screen.getvalue().splitlines()
     assert len(lines) == 5
@@ -212,7 +212,7 @@ def test_tail_fits_the_terminal(screen):
 
 
 def test_names_from_elsewhere_do_not_steer_the_terminal():
-    run = RunSummary("e\x1b[2J", "r\n1", 0, 1, 0, "running", 2)
+    run = ListedRun("e\x1b[2J", "r\n1", 0, 1, 0, "running", 2)
     line = lines_of([run], Terminal(io.StringIO()), 60 * SECOND)[1]
     assert line.split() == ["e?[2J", "r?1", "running", "2", "0", "-", "1", "1", "min"]
 
@@ -230,14 +230,14 @@ def exported(*points):
 
 def test_rows_are_ordered_by_step_and_points_of_one_step_share_a_row():
     assert exported(
-        Point(2, 0, 0, {"a": 3.0}),
-        Point(1, 0, 0, {"a": 1.5}),
-        Point(1, 0, 0, {"b": math.nan}),
+        RunPoint(2, 0, 0, {"a": 3.0}),
+        RunPoint(1, 0, 0, {"a": 1.5}),
+        RunPoint(1, 0, 0, {"b": math.nan}),
     ) == ["step,a,b", "1,1.5,nan", "2,3.0,"]
 
 
 def test_each_rank_has_its_row_where_there_are_several():
-    assert exported(Point(1, 1, 0, {"a": 2.0}), Point(1, 0, 0, {"a": 1.0})) == [
+    assert exported(RunPoint(1, 1, 0, {"a": 2.0}), RunPoint(1, 0, 0, {"a": 1.0})) == [
         "step,rank,a",
         "1,0,1.0",
         "1,1,2.0",
@@ -245,9 +245,9 @@ def test_each_rank_has_its_row_where_there_are_several():
 
 
 def test_where_an_attempt_began_the_earlier_ones_end_whatever_their_cadence():
-    points = [Point(step, 0, 0, {"a": float(step)}) for step in range(0, 50, 10)]
-    points += [Point(step, 0, 1, {"a": 100.0 + step}) for step in range(25, 40, 5)]
-    points += [Point(step, 1, 2, {"a": 200.0 + step}) for step in (22, 33)]
+    points = [RunPoint(step, 0, 0, {"a": float(step)}) for step in range(0, 50, 10)]
+    points += [RunPoint(step, 0, 1, {"a": 100.0 + step}) for step in range(25, 40, 5)]
+    points += [RunPoint(step, 1, 2, {"a": 200.0 + step}) for step in (22, 33)]
     assert [line.split(",")[0::2] for line in exported(*points)[1:]] == [
         ["0", "0.0"],
         ["10", "10.0"],
@@ -324,7 +324,7 @@ def test_progress_goes_on_by_itself_until_it_is_stopped():
             self.told.release()
 
     account = Account()
-    progress = sync.Progress(account, 0.001)
+    progress = sync.ProgressThread(account, 0.001)
     progress.start()
     for _ in range(3):
         assert account.told.acquire(timeout=10)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stepclock.identity import Identity
 from stepclock.journal import journal
-from stepclock.send.delivery import Delivery
+from stepclock.send.delivery import StreamDelivery
 from stepclock.send.transport import Answer
 from stepclock.spool.stream import Stream
 from stepclock.spool.writer import SpoolWriter
@@ -41,7 +41,7 @@ class Rig:
     def begin(self):
         if self.delivery is not None:
             self.delivery.journal.close()
-        self.delivery = Delivery(
+        self.delivery = StreamDelivery(
             self.writer.folder, STREAM, self.gateway, now=self.clock, jitter=lambda: 0.0
         )
 
@@ -286,7 +286,7 @@ def test_dead_letters_are_counted_once_although_two_views_name_them(rig):
 
 def test_a_stream_is_sent_by_one_process_at_a_time(rig):
     with pytest.raises(OSError, match=r".*"):
-        Delivery(rig.writer.folder, STREAM, rig.gateway)
+        StreamDelivery(rig.writer.folder, STREAM, rig.gateway)
 
 
 def test_a_segment_that_vanished_is_counted_as_lost(rig):

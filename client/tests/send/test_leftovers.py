@@ -5,7 +5,7 @@ import pytest
 from gateways import ScriptedGateway, limited, refusing
 
 from stepclock.identity import Identity, stream_name
-from stepclock.send.delivery import Delivery
+from stepclock.send.delivery import StreamDelivery
 from stepclock.send.leftovers import Leftovers
 from stepclock.send.sender import Sender
 from stepclock.settings import Settings
@@ -208,7 +208,7 @@ def test_what_was_acknowledged_before_is_not_sent_again_nor_counted(
     spool, leftovers, gateway, clock
 ):
     folder = spool.killed("m f=1 1", "m f=2 2")
-    first = Delivery(folder, Stream.read(folder), gateway)
+    first = StreamDelivery(folder, Stream.read(folder), gateway)
     first.send_one()
     first.journal.close()
     restarted = leftovers(spool.start(attempt=1))

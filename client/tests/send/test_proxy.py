@@ -11,7 +11,7 @@ from tests.certificates import Authority
 from stepclock.cli.doctor.examination import examine
 from stepclock.cli.doctor.reach import reach
 from stepclock.send.proxy import proxy_for
-from stepclock.send.transport import Gateway
+from stepclock.send.transport import GatewayConnection
 from stepclock.settings import Settings
 
 #: Resolved by the proxy alone: whoever goes past it finds no such host.
@@ -74,7 +74,7 @@ def secure(authority):
 
 def test_http_goes_through_the_proxy_by_whole_urls(proxy, upstream, monkeypatch):
     monkeypatch.setenv("HTTP_PROXY", f"http://us%40er:p%3Aw@{proxy.address}")
-    gateway = Gateway(f"http://{HOST}:8787/base", "sk_key", None, 5.0)
+    gateway = GatewayConnection(f"http://{HOST}:8787/base", "sk_key", None, 5.0)
     assert gateway.post("/write", b"body", {}).status == 204
     assert gateway.get("/ping").status == 204
     gateway.close()
@@ -89,7 +89,7 @@ def test_http_goes_through_the_proxy_by_whole_urls(proxy, upstream, monkeypatch)
 
 def test_https_goes_through_a_tunnel_which_its_connection_shares(secure, authority, monkeypatch):
     monkeypatch.setenv("https_proxy", f"user:word@{secure.address}")
-    gateway = Gateway(f"https://{HOST}", "sk_key", str(authority.file), 5.0)
+    gateway = GatewayConnection(f"https://{HOST}", "sk_key", str(authority.file), 5.0)
     for _ in range(2):
         assert gateway.post("/write", b"body", {}).status == 204
     gateway.close()
@@ -107,7 +107,9 @@ def test_a_certificate_for_another_host_is_not_taken_through_a_tunnel(
     secure, authority, monkeypatch
 ):
     monkeypatch.setenv("HTTPS_PROXY", f"http://{secure.address}")
-    answer = Gateway("https://elsewhere.test", None, str(authority.file), 5.0).get("/ping")
+    answer = GatewayConnection("https://elsewhere.test", None, str(authority.file), 5.0).get(
+        "/ping"
+    )
     assert answer.status == 0
     assert "certificate" in answer.text
 
@@ -115,7 +117,7 @@ def test_a_certificate_for_another_host_is_not_taken_through_a_tunnel(
 def test_why_a_proxy_gives_no_tunnel_is_told_and_its_login_is_not(proxy, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", f"http://user:hush@{proxy.address}")
     proxy.refusal = 407
-    answer = Gateway(f"https://{HOST}", None, None, 5.0).get("/ping")
+    answer = GatewayConnection(f"https://{HOST}", None, None, 5.0).get("/ping")
     assert answer.status == 0
     assert "407" in answer.text
     assert f"HTTPS_PROXY {proxy.address}" in answer.text
@@ -158,7 +160,7 @@ def test_the_environment_says_which_proxy_is_for_whom(environment, endpoint, var
 @pytest.mark.parametrize("url", ["socks5h://p:1", "https://p:1", "http://:1", "http://p:many"])
 def test_a_proxy_that_can_not_be_spoken_to_is_told_and_not_gone_around(url, monkeypatch):
     monkeypatch.setenv("ALL_PROXY", url)
-    answer = Gateway(f"http://{HOST}", None, None, 5.0).get("/ping")
+    answer = GatewayConnection(f"http://{HOST}", None, None, 5.0).get("/ping")
     assert answer.status == 0
     assert "ALL_PROXY must" in answer.text
     (finding,) = reach(f"http://{HOST}", None, 5.0)
@@ -202,7 +204,7 @@ def test_the_doctor_tells_a_proxy_s_refusal_from_the_gateway_s(proxy, status, re
     monkeypatch.setenv("HTTP_PROXY", f"http://{proxy.address}")
     proxy.refusal = status
     settings = Settings.resolve({"endpoint": f"http://{HOST}"})
-    gateway = Gateway(settings.endpoint, None, None, 5.0)
+    gateway = GatewayConnection(settings.endpoint, None, None, 5.0)
     finding = list(examine(settings, gateway, 5.0))[-1]
     gateway.close()
     assert (finding.name, finding.ok) == ("gateway", False)

@@ -3,7 +3,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from stepclock.send.transport import Answer, Gateway
+from stepclock.send.transport import Answer, GatewayConnection
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -44,7 +44,9 @@ def server():
 
 @pytest.fixture
 def gateway(server):
-    made = Gateway(f"http://127.0.0.1:{server.server_port}/base", "sk_key", None, timeout_s=5)
+    made = GatewayConnection(
+        f"http://127.0.0.1:{server.server_port}/base", "sk_key", None, timeout_s=5
+    )
     yield made
     made.close()
 
@@ -78,13 +80,13 @@ def test_a_new_connection_that_ends_without_an_answer_is_told(server, gateway):
 
 
 def test_nobody_who_listens_is_no_answer_and_raises_nothing():
-    gateway = Gateway("http://127.0.0.1:9", None, None)
+    gateway = GatewayConnection("http://127.0.0.1:9", None, None)
     assert gateway.post("/write", b"1", {}).status == 0
     assert "refused" in gateway.get("/x").text.lower()
 
 
 def test_a_certificate_authority_that_is_not_there_is_told(tmp_path):
-    gateway = Gateway("https://127.0.0.1:9", None, str(tmp_path / "none.pem"))
+    gateway = GatewayConnection("https://127.0.0.1:9", None, str(tmp_path / "none.pem"))
     assert gateway.post("/write", b"1", {}).status == 0
 
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from stepclock.identity import Identity
 from stepclock.journal import journal
-from stepclock.send.delivery import Delivery
+from stepclock.send.delivery import StreamDelivery
 from stepclock.send.sync import sync, sync_stream
 from stepclock.spool import writer as spool
 from stepclock.spool.chunk import chunks
@@ -100,7 +100,7 @@ def test_a_beginning_of_a_chunk_that_never_had_an_end_is_no_loss(job):
     data = path.read_bytes()
     for size in (start, start + 1, start + 20, len(data) - 1):
         path.write_bytes(data[:size])
-        delivery = Delivery(job.folder, STREAM, ScriptedGateway())
+        delivery = StreamDelivery(job.folder, STREAM, ScriptedGateway())
         while delivery.send_one() is not None:
             pass
         assert delivery.journal.totals.lost == 0
@@ -149,7 +149,7 @@ def test_a_request_whose_lines_are_damaged_before_it_is_answered_keeps_its_numbe
     job,
 ):
     gateway = ScriptedGateway(0)
-    delivery = Delivery(job.folder, STREAM, gateway, jitter=lambda: 0.0)
+    delivery = StreamDelivery(job.folder, STREAM, gateway, jitter=lambda: 0.0)
     delivery.send_one()
     delivery.journal.close()
     damage(segment_path(job.folder, 0), 50)
@@ -162,7 +162,7 @@ def test_a_request_whose_lines_are_damaged_before_it_is_answered_keeps_its_numbe
 
 def test_of_half_a_request_nothing_is_sent_that_may_belong_to_the_other_half(job):
     gateway = ScriptedGateway(413, 0)
-    delivery = Delivery(job.folder, STREAM, gateway, jitter=lambda: 0.0)
+    delivery = StreamDelivery(job.folder, STREAM, gateway, jitter=lambda: 0.0)
     delivery.send_one()
     delivery.send_one()
     delivery.journal.close()
@@ -189,7 +189,7 @@ def test_however_a_journal_is_damaged_no_line_is_lost_and_no_number_changes(tmp_
     writer.publish()
     gateway = ScriptedGateway()
     acts = ["write", "send", "settle", 0, 204, 413, "refuse"]
-    delivery, written = Delivery(writer.folder, STREAM, gateway, jitter=lambda: 0.0), 0
+    delivery, written = StreamDelivery(writer.folder, STREAM, gateway, jitter=lambda: 0.0), 0
     for act in data.draw(st.lists(st.sampled_from(acts), min_size=5, max_size=30)):
         if act == "write":
             lines = [f"m,run=r1 f={number}" for number in range(written, written + 4)]

@@ -22,7 +22,7 @@ OPEN = Rules(None, 2**63 - 2, "forever", frozenset())
 TOKENS = (*lines.TOKENS, b" 1795277400000000000", b" 1795277400", b"\n", b"nonfinite", b"=9" * 5)
 
 
-class _ExactTier(_Body):
+class _ExactTier(admission._BodyAdmission):
     """Admission without the patterns: every line goes to the exact parser."""
 
     def _take_run(self, start: int, stop: int) -> int:

@@ -12,12 +12,12 @@ import zstandard
 
 from adapters.kafka.client import errors
 from adapters.kafka.patches import compression
-from adapters.kafka.patches.network import Network, _TcpTransport
+from adapters.kafka.patches.network import KafkaNetwork, _TcpTransport
 
 
 @pytest.fixture
 def network():
-    network = Network(bootstrap_servers="127.0.0.1:1")
+    network = KafkaNetwork(bootstrap_servers="127.0.0.1:1")
     yield network
     network.close()
 

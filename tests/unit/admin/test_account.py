@@ -5,7 +5,7 @@ import dataclasses
 from hypothesis import given
 from hypothesis import strategies as st
 
-from admin.ledger.account import Row, account
+from admin.ledger.account import StoredRow, account
 from schemas.store.delivery import DeliveryRecord
 
 START_NS = 1_795_000_000 * 10**9
@@ -20,7 +20,7 @@ def rows_of(steps, *, rank=0, attempt=None):
     series = {("run", "r1"), ("rank", str(rank))}
     if attempt is not None:
         series.add(("attempt", str(attempt)))
-    return [Row(time_of(step, rank), step, frozenset(series)) for step in steps]
+    return [StoredRow(time_of(step, rank), step, frozenset(series)) for step in steps]
 
 
 def delivered(sequence, steps, *, stream="s0", rank=0, part=0, parts=1, dead=0):

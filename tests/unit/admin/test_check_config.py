@@ -17,7 +17,7 @@ import pytest
 from typer.testing import CliRunner
 
 from admin.__main__ import app
-from admin.check_config import Finding, State, exit_code
+from admin.check_config import CheckState, ConfigCheck, exit_code
 from ingest.keys.auth import KeyStore
 from ingest.keys.credentials import NoKeys, ensure_keys, write_private
 from native.ports import free_ports
@@ -147,11 +147,11 @@ def test_services_that_are_away_are_exit_code_1(environment):
 
 def test_the_worst_finding_decides_the_exit_code():
     def code(*states):
-        return exit_code(Finding("x", state, "") for state in states)
+        return exit_code(ConfigCheck("x", state, "") for state in states)
 
-    assert code() == code(State.OK, State.WARNING) == 0
-    assert code(State.OK, State.AWAY) == code(State.MISSING) == 1
-    assert code(State.AWAY, State.WRONG) == 2
+    assert code() == code(CheckState.OK, CheckState.WARNING) == 0
+    assert code(CheckState.OK, CheckState.AWAY) == code(CheckState.MISSING) == 1
+    assert code(CheckState.AWAY, CheckState.WRONG) == 2
 
 
 # -- keys that change under a running gateway --------------------------------------------------

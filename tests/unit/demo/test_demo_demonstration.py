@@ -18,7 +18,7 @@ import stepclock
 from rich.console import Console
 
 from demo.demonstration import DemoFailed, demonstrate
-from demo.pipeline import Pipeline, Service
+from demo.pipeline import HttpService, Pipeline
 from demo.plan import Plan, make_plan
 from native.process import Process
 from schemas.line_protocol.codec import field_value, parse
@@ -144,7 +144,7 @@ def pipeline(gateway, tmp_path) -> Iterator[Pipeline]:
         url = f"http://127.0.0.1:{server.server_address[1]}"
         keys = {"demo": "demo-key", "guest": "guest-key"}
         nothing = Process("nothing", [], log_path=tmp_path / "log", ready=lambda: True)
-        yield Pipeline([url], keys, gateway, [Service(nothing, url)])
+        yield Pipeline([url], keys, gateway, [HttpService(nothing, url)])
         server.shutdown()
         thread.join()
 

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field, replace
 import pytest
 
 from demo.ledger import Ledger, by_run, compare, logged_cells, stored_cells
-from demo.rows import Row
+from demo.rows import LoggedRow
 from schemas.store.protocols import StoredPoint
 
 NAN, INF = math.nan, math.inf
 
 LOGGED = [
-    Row("lr-0.1", 0, 0, {"train/loss": 2.5, "lr": 0.1}),
-    Row("lr-0.1", 0, 1, {"train/loss": 2.25, "lr": 0.1}),
-    Row("lr-0.1", 1, 1, {"train/loss": 2.0, "lr": 0.1}),
-    Row("lr-8", 0, 0, {"train/loss": INF, "lr": 8.0}),
-    Row("lr-8", 0, 1, {"train/loss": NAN, "grad_norm": -INF}),
+    LoggedRow("lr-0.1", 0, 0, {"train/loss": 2.5, "lr": 0.1}),
+    LoggedRow("lr-0.1", 0, 1, {"train/loss": 2.25, "lr": 0.1}),
+    LoggedRow("lr-0.1", 1, 1, {"train/loss": 2.0, "lr": 0.1}),
+    LoggedRow("lr-8", 0, 0, {"train/loss": INF, "lr": 8.0}),
+    LoggedRow("lr-8", 0, 1, {"train/loss": NAN, "grad_norm": -INF}),
 ]
 NONFINITE = [(3, "train/loss", "inf"), (4, "train/loss", "nan"), (4, "grad_norm", "-inf")]
 
@@ -37,13 +37,13 @@ class Store:
         return (point for point in points if point.experiment == experiment)
 
 
-def point_of(row: Row, experiment: str = "digits") -> StoredPoint:
+def point_of(row: LoggedRow, experiment: str = "digits") -> StoredPoint:
     finite = {metric: value for metric, value in row.values.items() if math.isfinite(value)}
     tags = {"run": row.run, "rank": str(row.rank)}
     return StoredPoint(experiment, tags, 1000 + row.step, {**finite, "step": row.step})
 
 
-def event_of(row: Row, metric: str, kind: str, experiment: str = "digits") -> StoredPoint:
+def event_of(row: LoggedRow, metric: str, kind: str, experiment: str = "digits") -> StoredPoint:
     tags = {"experiment": experiment, "run": row.run, "rank": str(row.rank)}
     tags |= {"metric": metric, "kind": kind}
     return StoredPoint("nonfinite", tags, 1000 + row.step, {"count": 1.0, "step": row.step})
@@ -115,7 +115,7 @@ def test_other_experiments_in_the_store_do_not_count(store) -> None:
 
 
 def test_a_row_of_nothing_but_nan_must_be_stored_with_its_step_alone() -> None:
-    sent = logged_cells([Row("lr-8", 0, 9, {"train/loss": NAN})])
+    sent = logged_cells([LoggedRow("lr-8", 0, 9, {"train/loss": NAN})])
     assert {(cell.field, cell.value) for cell in sent.cells} == {("step", 9), ("train/loss", "nan")}
 
 

@@ -9,16 +9,16 @@ from stepclock import Receipt
 
 from demo.chart import loss_chart
 from demo.display import Display
-from demo.gateway import Curve
+from demo.gateway import RunCurve
 from demo.ledger import logged_cells
 from demo.plan import GUEST_POINTS_PER_S, Plan, make_plan
-from demo.progress import Progress
+from demo.progress import TrainerProgress
 from demo.progress import read as read_progress
 from demo.report import figures, receipts_table, runs_table
-from demo.rows import Row
+from demo.rows import LoggedRow
 
 PLAN = make_plan("digits", steps=1000, steps_per_s=250.0)
-STATES = {run.name: Progress(steps=10, acknowledged=12, done=True) for run in PLAN.runs}
+STATES = {run.name: TrainerProgress(steps=10, acknowledged=12, done=True) for run in PLAN.runs}
 GUEST_RUN = PLAN.runs[-1]
 RECEIPT = Receipt("lr-8", logged=3, lines=9, stored=9)
 
@@ -30,7 +30,7 @@ def printed(renderable: object) -> str:
 
 
 def stored(run: str, metrics: list[dict[str, float]]):
-    return logged_cells(Row(run, 0, step, m) for step, m in enumerate(metrics))
+    return logged_cells(LoggedRow(run, 0, step, m) for step, m in enumerate(metrics))
 
 
 def test_the_guest_wants_to_send_more_than_its_limit() -> None:
@@ -68,7 +68,7 @@ def test_a_run_of_which_nothing_is_stored_is_in_the_table_all_the_same() -> None
 
 
 def test_figures_tell_throughput_and_what_the_rate_limit_did() -> None:
-    states = {**STATES, GUEST_RUN.name: Progress(steps=90, limited=4)}
+    states = {**STATES, GUEST_RUN.name: TrainerProgress(steps=90, limited=4)}
     cells = stored("lr-0.1", [{"train/loss": 1.0}] * 10)
     text = printed(figures(PLAN, cells, states, took_s=2.0, latencies="p50 10 to 25 ms"))
     assert "65 steps/s, 10 values/s over 2.0 s" in text
@@ -78,14 +78,17 @@ def test_figures_tell_throughput_and_what_the_rate_limit_did() -> None:
 
 
 def test_figures_tell_what_last_went_wrong_on_the_way() -> None:
-    states = {**STATES, GUEST_RUN.name: Progress(steps=90, last_error="503: the log is away")}
+    states = {
+        **STATES,
+        GUEST_RUN.name: TrainerProgress(steps=90, last_error="503: the log is away"),
+    }
     text = printed(figures(PLAN, stored("lr-0.1", []), states, took_s=2.0, latencies=""))
     assert f"{GUEST_RUN.name}: 503: the log is away" in text
 
 
 def test_a_receipt_tells_how_many_lines_are_stored_and_where_the_others_are() -> None:
     receipt = Receipt("lr-0.1", logged=1000, lines=1015, stored=1010, unsent=4, unsettled=1)
-    states = {**STATES, "lr-0.1": Progress(receipt=receipt)}
+    states = {**STATES, "lr-0.1": TrainerProgress(receipt=receipt)}
     lines = printed(receipts_table(PLAN, states)).splitlines()
     (line,) = [line for line in lines if "lr-0.1" in line]
     assert [cell.strip() for cell in line.strip("│").split("│")] == [
@@ -98,8 +101,8 @@ def test_a_receipt_tells_how_many_lines_are_stored_and_where_the_others_are() ->
 def test_curves_are_drawn_with_their_names_and_a_logarithmic_scale() -> None:
     steps = tuple(range(0, 1000, 10))
     curves = [
-        Curve("falls", steps, tuple(2.0 / (1 + step) for step in steps)),
-        Curve("diverges", steps, tuple(2.0 * 1.01**step for step in steps)),
+        RunCurve("falls", steps, tuple(2.0 / (1 + step) for step in steps)),
+        RunCurve("diverges", steps, tuple(2.0 * 1.01**step for step in steps)),
     ]
     text = printed(loss_chart(curves, width=90, colour=False))
     assert "falls" in text
@@ -111,7 +114,7 @@ def test_curves_are_drawn_with_their_names_and_a_logarithmic_scale() -> None:
 
 
 def test_without_a_curve_the_chart_says_so() -> None:
-    assert "no curves" in loss_chart([Curve("r", (0,), (1.0,))], width=80, colour=False).plain
+    assert "no curves" in loss_chart([RunCurve("r", (0,), (1.0,))], width=80, colour=False).plain
 
 
 @pytest.fixture
@@ -148,8 +151,10 @@ def test_on_a_terminal_a_table_shows_every_run_and_what_happened(clock) -> None:
 def test_progress_comes_back_from_its_file_nan_included(tmp_path) -> None:
     path = tmp_path / "lr-8.progress.json"
     assert read_progress(path) == read_progress(path) or math.isnan(read_progress(path).loss)
-    Progress(steps=3, loss=math.inf, accuracy=0.5, receipt=RECEIPT).write(path)
-    assert read_progress(path) == Progress(steps=3, loss=math.inf, accuracy=0.5, receipt=RECEIPT)
-    Progress(steps=4).write(path)
+    TrainerProgress(steps=3, loss=math.inf, accuracy=0.5, receipt=RECEIPT).write(path)
+    assert read_progress(path) == TrainerProgress(
+        steps=3, loss=math.inf, accuracy=0.5, receipt=RECEIPT
+    )
+    TrainerProgress(steps=4).write(path)
     assert math.isnan(read_progress(path).loss)
     assert [file.name for file in tmp_path.iterdir()] == [path.name]

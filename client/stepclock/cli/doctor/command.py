@@ -10,7 +10,7 @@ from stepclock.cli.doctor.examination import examine
 from stepclock.cli.doctor.reach import Finding
 from stepclock.cli.options import add_gateway_options, new_parser, settings_of
 from stepclock.cli.terminal import Terminal, duration, printable
-from stepclock.send.transport import Gateway
+from stepclock.send.transport import GatewayConnection
 
 _EXAMPLES = """\
   stepclock doctor
@@ -40,7 +40,7 @@ def add_command(commands: Any) -> None:
 def _run(args: argparse.Namespace) -> int:
     settings = settings_of(args)
     terminal = Terminal(secret=settings.token)
-    gateway = Gateway(settings.endpoint, settings.token, settings.ca_file, args.timeout)
+    gateway = GatewayConnection(settings.endpoint, settings.token, settings.ca_file, args.timeout)
     try:
         return report(examine(settings, gateway, args.timeout), terminal, settings.endpoint)
     finally:

@@ -19,7 +19,7 @@ from stepclock.cli.terminal import duration, size
 from stepclock.record.lines import clean, escape
 from stepclock.send.proxy import proxy_for
 from stepclock.send.sync import streams
-from stepclock.send.transport import Answer, Gateway
+from stepclock.send.transport import Answer, GatewayConnection
 from stepclock.settings import Settings
 
 #: Where the test points lie, one for each time, until class raw keeps them no longer.
@@ -36,7 +36,7 @@ _KEY = "put a key of 'stepclock-server keys create' into STEPCLOCK_TOKEN or STEP
 
 def examine(
     settings: Settings,
-    gateway: Gateway,
+    gateway: GatewayConnection,
     timeout_s: float,
     *,
     reached: Callable[[str, str | None, float], Iterator[Finding]] = reach,
@@ -193,7 +193,7 @@ def _write_finding(settings: Settings, answer: Answer, took_s: float) -> Finding
 
 
 def _settled_finding(
-    gateway: Gateway,
+    gateway: GatewayConnection,
     receipt: str,
     timeout_s: float,
     clock: Callable[[], float],
@@ -233,7 +233,7 @@ def _settled_finding(
 
 
 def _read_finding(
-    gateway: Gateway,
+    gateway: GatewayConnection,
     run: str,
     time_ns: int,
     value: float,
@@ -262,7 +262,7 @@ def _read_finding(
         sleep(0.2)
 
 
-def _with_health(finding: Finding, gateway: Gateway) -> Finding:
+def _with_health(finding: Finding, gateway: GatewayConnection) -> Finding:
     """The finding, with what the gateway says of what stands behind it."""
     checks = _document(gateway.get("/health")).get("checks", ())
     ill = [f"{c.get('name')}: {c.get('message')}" for c in checks if c.get("status") == "fail"]

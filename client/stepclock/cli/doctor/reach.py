@@ -11,7 +11,7 @@ from http.client import HTTPException, HTTPResponse
 from typing import Any, Callable
 from urllib.parse import urlsplit
 
-from stepclock.send.proxy import Proxy, proxy_for
+from stepclock.send.proxy import HttpProxy, proxy_for
 
 # Of OpenSSL's x509_vfy.h.
 _NOT_YET_VALID, _EXPIRED, _OTHER_HOST, _OTHER_ADDRESS = 9, 10, 62, 64
@@ -101,7 +101,7 @@ def speaks_tls(endpoint: str, timeout_s: float) -> bool:
     return True
 
 
-def through_proxy(status: int, proxy: Proxy, host: str) -> tuple[str, str] | None:
+def through_proxy(status: int, proxy: HttpProxy, host: str) -> tuple[str, str] | None:
     """What a proxy's own refusal means, and the remedy; None for a status that is no proxy's."""
     direct = f"or name {host} in NO_PROXY"
     if status == 407:
@@ -117,7 +117,7 @@ def through_proxy(status: int, proxy: Proxy, host: str) -> tuple[str, str] | Non
 
 
 def _tunnel(
-    connection: socket.socket, proxy: Proxy, goal: tuple[str, int], took_s: Callable[[], float]
+    connection: socket.socket, proxy: HttpProxy, goal: tuple[str, int], took_s: Callable[[], float]
 ) -> Finding:
     """Have the proxy connect the socket with the gateway."""
     named = f"{goal[0]}:{goal[1]}"

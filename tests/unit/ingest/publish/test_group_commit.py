@@ -3,9 +3,9 @@ import asyncio
 import pytest
 
 from ingest.errors import Internal, Unavailable
-from ingest.publish.circuit_breaker import CircuitBreaker, State
+from ingest.publish.circuit_breaker import CircuitBreaker, CircuitState
 from ingest.publish.group_commit import GroupCommit, Lane
-from ingest.publish.origin import Origin, Piece, Stream
+from ingest.publish.origin import Origin, Piece, StreamHeaders
 from schemas.line_protocol.precision import Precision
 from schemas.log.block import MAX_BLOCK_BYTES, Delivery, decode
 from schemas.log.protocols import LogUnavailable
@@ -70,7 +70,7 @@ def test_a_block_says_what_is_in_it():
     async def scenario():
         bench = Bench(max_in_flight=1)
         bench.log.hold()
-        streams = [Stream("s", n, 5, "exp", "r1") for n in range(3)]
+        streams = [StreamHeaders("s", n, 5, "exp", "r1") for n in range(3)]
         origins = [Origin(7, stream, f"trace-{n}") for n, stream in enumerate(streams)]
         waiters = [bench.add(b"a\nb", origin=origin) for origin in origins]
         bench.log.release()
@@ -167,7 +167,7 @@ def test_when_the_log_goes_away_everyone_is_told_and_the_circuit_opens():
         bench.log.release(LogUnavailable("frozen"))
         outcomes = await asyncio.gather(*waiters, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [Unavailable] * 5
-        assert bench.breaker.state is State.OPEN
+        assert bench.breaker.state is CircuitState.OPEN
         with pytest.raises(Unavailable, match="not reachable") as refused:
             bench.commits.check("vision")
         assert refused.value.headers["Retry-After"] == "2"
@@ -186,7 +186,7 @@ def test_after_a_probe_one_block_tries_and_then_all_go_again():
         bench.breaker.probe_succeeded()
         bench.commits.check("vision")
         await bench.add(b"trial")
-        assert bench.breaker.state is State.CLOSED
+        assert bench.breaker.state is CircuitState.CLOSED
         await bench.add(b"more")
         assert bench.values() == [b"trial", b"more"]
 
@@ -201,7 +201,7 @@ def test_a_block_that_the_log_refuses_harms_no_other():
         with pytest.raises(Internal):
             await bad
         assert await good == 0
-        assert bench.breaker.state is State.CLOSED
+        assert bench.breaker.state is CircuitState.CLOSED
 
     asyncio.run(scenario())
 

@@ -11,7 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from ingest.errors import Internal, Unavailable
 from ingest.publish import group_commit
-from ingest.publish.circuit_breaker import CircuitBreaker, State
+from ingest.publish.circuit_breaker import CircuitBreaker, CircuitState
 from ingest.publish.group_commit import GroupCommit, Lane
 from ingest.publish.origin import Origin, Piece
 from schemas.line_protocol.precision import Precision
@@ -116,12 +116,12 @@ class GroupCommitMachine(RuleBasedStateMachine):
         future.set_exception(error)
         self.turn()
         if not isinstance(error, RecordRefused):
-            assert self.breaker.state is State.OPEN
+            assert self.breaker.state is CircuitState.OPEN
 
     @rule()
     def probe(self):
         self.breaker.probe_succeeded()
-        assert self.breaker.state is not State.OPEN
+        assert self.breaker.state is not CircuitState.OPEN
 
     @precondition(lambda self: any(not waiter.done() for _, _, waiter in self.sent))
     @rule(data=st.data())

@@ -9,7 +9,7 @@ import pytest
 from ingest.app import Dependencies, create_app
 from ingest.errors import BadRequest, Internal
 from ingest.keys.auth import KeyStore
-from ingest.publish.circuit_breaker import State
+from ingest.publish.circuit_breaker import CircuitState
 from ingest.publish.origin import Origin, Piece
 from ingest.settings import HttpSettings
 from schemas import retention
@@ -57,7 +57,7 @@ def test_half_open_recovers_after_its_trial_was_refused():
         bench.log.send_error = None
         assert not bench.breaker.refuses()
         assert await bench.add(b"b") == 0
-        assert bench.breaker.state is State.CLOSED
+        assert bench.breaker.state is CircuitState.CLOSED
 
     asyncio.run(scenario())
 
@@ -74,7 +74,7 @@ def test_a_send_that_raises_leaves_no_block_in_flight_and_asks_for_a_probe():
             bench.commits._publisher.send = broken
             with pytest.raises(Internal):
                 await bench.add(b"a")
-            assert bench.breaker.state is State.OPEN
+            assert bench.breaker.state is CircuitState.OPEN
             bench.breaker.probe_succeeded()
         bench.commits._publisher.send = real
         assert await asyncio.wait_for(bench.add(b"b"), 5) == 0

@@ -8,7 +8,7 @@ import random
 import pytest
 
 from ingest.errors import Unavailable
-from ingest.publish.circuit_breaker import State
+from ingest.publish.circuit_breaker import CircuitState
 from schemas.line_protocol.precision import Precision
 from schemas.log.protocols import topic_of
 from schemas.tenants.keys import Tenant
@@ -82,7 +82,7 @@ async def settled(world, gateway):
     assert gateway.commits._pending.held_bytes == 0
     assert not any(gateway.commits._open.values())
     assert not any(gateway.commits._in_flight.values())
-    assert gateway.breaker.state is not State.OPEN
+    assert gateway.breaker.state is not CircuitState.OPEN
     assert not gateway.breaker.trying
 
 
