@@ -23,7 +23,7 @@ from telemetry.logs import configure
 from telemetry.probe_server import write_address
 from telemetry.stop_signals import StopSignals
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("stepclock.consumer")
 
 _PROBE_S = 2.0
 

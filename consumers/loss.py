@@ -8,7 +8,7 @@ from consumers.errors import ConsumerStopped, LossAccepted, RecordsLost
 from schemas.log.protocols import OffsetsLost, Source
 from telemetry.metrics import LOST_OFFSETS
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("stepclock.consumer")
 
 
 def end_of_loss(loss: OffsetsLost, source: Source, *, accept: bool) -> ConsumerStopped:

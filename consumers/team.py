@@ -9,7 +9,7 @@ from collections.abc import Callable
 from consumers.errors import LossAccepted
 from consumers.worker import Worker
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("stepclock.consumer")
 
 
 class Team:

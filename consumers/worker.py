@@ -33,7 +33,7 @@ from schemas.log.protocols import (
 from schemas.store.protocols import LineWriter
 from telemetry.metrics import REBALANCES
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("stepclock.consumer")
 
 #: Longest wait for records; bounds how late a stop or a due batch is noticed.
 _POLL_S = 0.25

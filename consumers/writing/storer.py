@@ -33,7 +33,7 @@ from schemas.store.protocols import (
 )
 from telemetry.metrics import BATCH_SIZE, SUSPECTED_WRITES, WRITE_SECONDS, WRITES
 
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("stepclock.consumer")
 
 
 class _OutOfTime(Exception):
