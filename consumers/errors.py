@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+
+from schemas.log.protocols import OffsetsLost, Source
+from telemetry.metrics import LOST_OFFSETS
+
+_log = logging.getLogger("stepclock.consumer")
+
 
 class ConsumerStopped(Exception):
     """Root of the named ends of a worker; the process exits with 1 and is started again."""
@@ -24,3 +31,17 @@ class RecordsLost(ConsumerStopped):
 
 class LossAccepted(ConsumerStopped):
     """The loss is counted and committed away: open the source anew and go on."""
+
+
+def end_of_loss(loss: OffsetsLost, source: Source, *, accept: bool) -> ConsumerStopped:
+    """Count the loss; how the worker ends. Accepted: the log's start is committed before.
+
+    Raises LogUnavailable if that commit is not taken.
+    """
+    records = sum(max(0, start - committed) for committed, start in loss.lost.values())
+    LOST_OFFSETS.inc(records)
+    if not accept:
+        return RecordsLost(str(loss), records)
+    source.commit({partition: start for partition, (_, start) in loss.lost.items()})
+    _log.error("going on from the log's start, as told: %s", loss)
+    return LossAccepted(str(loss))
