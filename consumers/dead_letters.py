@@ -9,9 +9,9 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from typing import Protocol
 
-from consumers.canary import is_canary
 from consumers.errors import DeadLettersUnwritable
 from consumers.writing.isolate import Condemned
+from schemas.canary import TENANT as CANARIES
 from schemas.log.block import MAX_BLOCK_BYTES
 from schemas.log.dead_letter import DeadLetter, encode_headers
 from schemas.log.protocols import DEAD_LETTER_TOPIC, LogUnavailable, Publisher, RecordRefused
@@ -89,7 +89,7 @@ def letters_of(condemned: Iterable[Condemned]) -> Iterator[DeadLetter]:
     """
     groups: dict[tuple[int, str, str, str], list[Condemned]] = {}
     for one in condemned:
-        if is_canary(one.placed.block.tenant):
+        if one.placed.block.tenant == CANARIES:
             continue
         key = (id(one.placed), one.view, one.reason.value, one.detail)
         groups.setdefault(key, []).append(one)

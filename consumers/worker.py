@@ -12,10 +12,9 @@ from functools import partial
 from consumers.batches.batch_size import BatchSize
 from consumers.batches.offsets import OffsetTracker
 from consumers.batches.pauses import Pauses
-from consumers.canary import CanaryWatch
 from consumers.dead_letters import LetterKeeper, letters_of
 from consumers.errors import end_of_loss
-from consumers.lag import LagGauge
+from consumers.observe import CanaryWatch, LagGauge
 from consumers.records.intake import Intake, take_in
 from consumers.settings import WorkerSettings
 from consumers.views import View

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from consumers.canary import CanaryWatch, is_canary
+from consumers.observe import CanaryWatch
 from consumers.writing.flush import Flush
+from schemas.canary import TENANT as CANARIES
 from schemas.log.dead_letter import DeadLetter
 from telemetry.metrics import CONSUMED_POINTS, END_TO_END_SECONDS, tenant_label
 
@@ -24,7 +25,7 @@ def count_settled(
     dead = flush.dead_points()
     for placed in flush.batch.blocks:
         block, dead_points = placed.block, dead.get(placed, 0)
-        if is_canary(block.tenant):
+        if block.tenant == CANARIES:
             if not dead_points:
                 canary.stored(block.received_ns, now_ns)
             continue

@@ -1,6 +1,6 @@
 import pytest
 
-from consumers.lag import LagGauge
+from consumers.observe import LagGauge
 from schemas.log.protocols import TopicPartition
 from telemetry.metrics import LAG, OLDEST_UNSETTLED
 

@@ -1,16 +1,17 @@
-"""The lag of each partition: records that are not settled, and the age of the oldest."""
+"""What a worker shows of itself: the lag of its partitions, and the newest canary."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 
 from schemas.log.protocols import LogUnavailable, Source, TopicPartition
-from telemetry.metrics import LAG, OLDEST_UNSETTLED
+from telemetry.metrics import CANARY_SECONDS, CANARY_SENT, LAG, OLDEST_UNSETTLED
 
 
 class LagGauge:
-    """Updates both at most every `every_s` seconds, from the thread that owns the source.
+    """The records of each partition that are not settled, and the age of the oldest.
 
+    Updates both at most every `every_s` seconds, from the thread that owns the source.
     now_ns: the clock that says how old a record is. A partition in which the group has
     committed nothing yet counts from offset 0.
     """
@@ -78,3 +79,25 @@ class LagGauge:
             age_s = max(0.0, self._now_ns() / 1e9 - oldest_ms / 1e3) if oldest_ms else 0.0
             OLDEST_UNSETTLED.labels(*names).set(age_s)
             self._shown.add(partition)
+
+
+class CanaryWatch:
+    """The newest canary that one worker has stored. Written by its thread, read by any."""
+
+    def __init__(self) -> None:
+        self._last: tuple[int, float] | None = None
+
+    def stored(self, sent_ns: int, now_ns: int) -> None:
+        """Note one that every view has."""
+        latency_s = max(0.0, (now_ns - sent_ns) / 1e9)
+        CANARY_SECONDS.observe(latency_s)
+        if self._last is None or sent_ns > self._last[0]:
+            self._last = (sent_ns, latency_s)
+            CANARY_SENT.set(sent_ns / 1e9)
+
+    def described(self, now_ns: int) -> str:
+        """Age and latency of the newest one, for people."""
+        if self._last is None:
+            return "none stored by this worker yet"
+        sent_ns, latency_s = self._last
+        return f"sent {max(0, now_ns - sent_ns) / 1e9:.1f} s ago, stored within {latency_s:.2f} s"
