@@ -18,9 +18,9 @@ from collections.abc import Callable
 from functools import partial
 
 from consumers.batches.batch_size import BatchSize
+from consumers.writing.bucket_errors import BucketErrors
 from consumers.writing.destinations import Destination
 from consumers.writing.flush import Flush
-from consumers.writing.misconfigured import Misconfigured
 from consumers.writing.trial import NotYet
 from schemas.canary import worker_line
 from schemas.line_protocol.precision import Precision
@@ -60,7 +60,7 @@ class Storer:
     ) -> None:
         self._writer = writer
         self._batch_size = batch_size
-        self._misconfigured = Misconfigured(now, park_after_s=park_after_s)
+        self._bucket_errors = BucketErrors(now, park_after_s=park_after_s)
         self._now = now
         self._now_ns = now_ns
         self._on_answer = on_answer
@@ -104,7 +104,7 @@ class Storer:
             except StoreMisconfigured as exc:
                 self.error = str(exc)
                 target = flush.target() or target
-                if not self._misconfigured.fail(namespace, target):
+                if not self._bucket_errors.mark_failed(namespace, target):
                     rest_s = destination.backoff.fail()
                     _log.error(
                         "store refuses us bucket %s/%s, trying again in %.1f s; check token, "
@@ -203,7 +203,7 @@ class Storer:
         else:
             outcome = "stored"
             self.error = None
-            self._misconfigured.clear(namespace, target)
+            self._bucket_errors.clear(namespace, target)
         finally:
             WRITES.labels(view, outcome).inc()
             WRITE_SECONDS.labels(view).observe(self._now() - started)

@@ -5,7 +5,7 @@ import time
 import pytest
 
 from consumers.views import StepsView
-from consumers.writing.misconfigured import Misconfigured
+from consumers.writing.bucket_errors import BucketErrors
 from schemas.admission.body import admit
 from schemas.line_protocol.bounds import Rules
 from schemas.line_protocol.precision import Precision
@@ -58,13 +58,13 @@ def test_a_block_whose_deliveries_nest_without_end_is_dead_lettered():
 
 def test_a_bucket_that_was_refused_a_week_ago_does_not_park_another_at_once():
     now = [0.0]
-    misconfigured = Misconfigured(lambda: now[0], park_after_s=60)
-    misconfigured.fail("ns", "events")
+    errors = BucketErrors(lambda: now[0], park_after_s=60)
+    errors.mark_failed("ns", "events")
     now[0] = 61
-    assert misconfigured.fail("ns", "events")
-    misconfigured.clear("ns", "raw")
+    assert errors.mark_failed("ns", "events")
+    errors.clear("ns", "raw")
     now[0] = 7 * 86_400
-    assert not misconfigured.fail("ns", "raw")
+    assert not errors.mark_failed("ns", "raw")
 
 
 def test_remembered_series_are_bounded_in_bytes():

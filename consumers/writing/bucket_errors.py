@@ -8,7 +8,7 @@ from collections.abc import Callable
 _MAX_TARGETS = 10_000
 
 
-class Misconfigured:
+class BucketErrors:
     """Buckets that answer 401, 403 or 404, with the time since when.
 
     All buckets of a namespace share the earliest time, so a namespace as a whole is waited
@@ -23,7 +23,7 @@ class Misconfigured:
         #: bucket -> when it was first, and last, refused
         self._since: dict[tuple[str, str], tuple[float, float]] = {}
 
-    def fail(self, namespace: str, retention_class: str) -> bool:
+    def mark_failed(self, namespace: str, retention_class: str) -> bool:
         """Note one more refusal; True if the batch should be parked now."""
         now = self._now()
         self._since = {k: v for k, v in self._since.items() if now - v[1] < self._forget_after_s}
