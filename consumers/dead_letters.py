@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from consumers.errors import DeadLettersUnwritable
-from consumers.writing.isolate import Condemned
+from consumers.writing.isolate import Rejected
 from schemas.canary import TENANT as CANARIES
 from schemas.log.block import MAX_BLOCK_BYTES
 from schemas.log.dead_letter import DeadLetter, encode_headers
@@ -82,13 +82,13 @@ class DeadLetters:
             future.result(timeout=max(0.0, deadline - self._now()))
 
 
-def letters_of(condemned: Iterable[Condemned]) -> Iterator[DeadLetter]:
+def letters_of(rejected: Iterable[Rejected]) -> Iterator[DeadLetter]:
     """One letter for all lines of one record that fell for the same reason in one view.
 
     None for canaries: nobody wants them back, and that they are missing is an alert.
     """
-    groups: dict[tuple[int, str, str, str], list[Condemned]] = {}
-    for one in condemned:
+    groups: dict[tuple[int, str, str, str], list[Rejected]] = {}
+    for one in rejected:
         if one.placed.block.tenant == CANARIES:
             continue
         key = (id(one.placed), one.view, one.reason.value, one.detail)

@@ -20,7 +20,7 @@ from consumers.settings import WorkerSettings
 from consumers.views import View
 from consumers.writing.destinations import Destination, Destinations
 from consumers.writing.outcomes import count_refused, count_settled
-from consumers.writing.storer import Storer
+from consumers.writing.write_loop import WriteLoop
 from schemas.log.protocols import (
     LogUnavailable,
     OffsetsLost,
@@ -84,7 +84,7 @@ class Worker:
             settings.batch_points, settings.batch_points_max, target_s=settings.write_target_s
         )
         self._destinations = Destinations(settings, batch_size, now, rng)
-        self._storer = Storer(
+        self._write_loop = WriteLoop(
             writer,
             batch_size,
             park_after_s=settings.park_after_s,
@@ -107,7 +107,7 @@ class Worker:
     @property
     def store_error(self) -> str | None:
         """What the store's last answer said; None while it takes writes. Any thread."""
-        return self._storer.error
+        return self._write_loop.error
 
     @property
     def log_error(self) -> str | None:
@@ -172,7 +172,7 @@ class Worker:
         self._drain_until = self._now() + self._settings.drain_s
         self._pause()
         while len(self._destinations) and self._now() < self._drain_until:
-            self._destinations.ripen()
+            self._destinations.make_due()
             if self._destinations.next_due_at() >= self._drain_until:
                 break  # all of it rests for longer than we may stay
             self.turn()
@@ -206,10 +206,10 @@ class Worker:
     def _flush(self, destination: Destination, until: float) -> None:
         """Store, dead-letter, settle: in this order, for one batch."""
         flush = self._destinations.begin(destination, self._views)
-        if not self._storer.store(destination, flush, until):
+        if not self._write_loop.store(destination, flush, until):
             return
         self._destinations.set_aside(destination, flush)
-        self._dead_letters.write(letters_of(flush.condemned))
+        self._dead_letters.write(letters_of(flush.rejected))
         for placed in flush.batch.blocks:
             self._tracker.settle(placed.partition, placed.offset)
         count_settled(flush, self._now_ns(), self._on_stored, self._canary)

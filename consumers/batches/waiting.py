@@ -63,7 +63,7 @@ class Waiting:
         self.points += batch.points
         self.size_bytes += batch.size_bytes
 
-    def ripen(self) -> None:
+    def make_due(self) -> None:
         """Let none of these wait for others any more."""
         self._blocks = deque((float("-inf"), placed) for _, placed in self._blocks)
 

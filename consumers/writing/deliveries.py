@@ -49,7 +49,7 @@ class Deliveries:
             self._todo.pop()
             DELIVERIES.labels(outcome).inc(count)
 
-    def fail(self) -> None:
+    def mark_failed(self) -> None:
         """The last write failed, and the store is well: at the third time leave its lines."""
         self._failures += 1
         if self._failures == TRIES:

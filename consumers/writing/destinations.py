@@ -11,7 +11,7 @@ from consumers.batches.batch_size import BatchSize
 from consumers.batches.waiting import Waiting
 from consumers.settings import WorkerSettings
 from consumers.views import View
-from consumers.writing.flush import Flush
+from consumers.writing.batch_writer import BatchWriter
 from schemas.log.protocols import TopicPartition
 from telemetry.metrics import BATCH_POINTS
 
@@ -46,7 +46,7 @@ class Destination:
         self.view = view
         self.backoff = backoff
         self.waiting = Waiting()
-        self.flush: Flush | None = None
+        self.flush: BatchWriter | None = None
         self._most_points = float("inf")
 
     def __bool__(self) -> bool:
@@ -65,7 +65,7 @@ class Destination:
         ripe_at = self.waiting.since + (0.0 if full else settings.batch_age_s)
         return max(ripe_at, self.backoff.ready_at)
 
-    def begin(self, views: Sequence[View], *, max_points: int, max_bytes: int) -> Flush:
+    def begin(self, views: Sequence[View], *, max_points: int, max_bytes: int) -> BatchWriter:
         """The batch on its way, cut from what waits or gone on with."""
         if self.flush is None:
             wanted = [view for view in views if self.view is None or view.name == self.view]
@@ -73,10 +73,10 @@ class Destination:
             max_points = int(min(max_points, self._most_points))
             self.waiting.cut(batch, max_points=max_points, max_bytes=max_bytes)
             BATCH_POINTS.observe(batch.points)
-            self.flush = Flush(batch, wanted, now=self._now, apart_s=self._apart_s)
+            self.flush = BatchWriter(batch, wanted, now=self._now, apart_s=self._apart_s)
         return self.flush
 
-    def cut_anew(self, flush: Flush) -> None:
+    def cut_anew(self, flush: BatchWriter) -> None:
         """Let the batch wait again, the next one be half of it. One block is not parted."""
         self._most_points = max(1, flush.batch.points // 2)
         self.waiting.put_back(flush.batch)
@@ -140,13 +140,13 @@ class Destinations:
             destination = self._destinations[*name, 0] = self._opened(*name)
         destination.waiting.add(placed, came_at)
 
-    def begin(self, destination: Destination, views: Sequence[View]) -> Flush:
+    def begin(self, destination: Destination, views: Sequence[View]) -> BatchWriter:
         """The batch of a destination on its way, as large as batches may be by now."""
         return destination.begin(
             views, max_points=self._batch_size.points, max_bytes=self._settings.batch_bytes
         )
 
-    def set_aside(self, destination: Destination, flush: Flush) -> None:
+    def set_aside(self, destination: Destination, flush: BatchWriter) -> None:
         """Give the lines that a flush leaves suspected a destination of their own."""
         aside = flush.set_aside()
         if aside is None:
@@ -186,10 +186,10 @@ class Destinations:
     def _due_at(self, destination: Destination) -> float:
         return destination.due_at(self._settings, self._batch_size.points)
 
-    def ripen(self) -> None:
+    def make_due(self) -> None:
         """Let nothing wait for a batch to fill any more."""
         for destination in self:
-            destination.waiting.ripen()
+            destination.waiting.make_due()
 
     def resting(self) -> set[TopicPartition]:
         """Partitions with blocks for a destination that rests, trials left out."""

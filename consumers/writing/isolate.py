@@ -25,7 +25,7 @@ MAX_FAILURES = 40
 
 
 @dataclass(frozen=True, slots=True)
-class Suspect:
+class Candidate:
     """A line as a view sends it, and the block it came from."""
 
     placed: PlacedBlock
@@ -33,7 +33,7 @@ class Suspect:
 
 
 @dataclass(frozen=True, slots=True)
-class Condemned:
+class Rejected:
     """Why a line, or with `line` None a whole block, can't be stored in a view."""
 
     placed: PlacedBlock
@@ -50,7 +50,7 @@ class Condemned:
 
 @dataclass(frozen=True, slots=True)
 class _Range:
-    lines: list[Suspect]
+    lines: list[Candidate]
     #: The store has refused a write that held these lines, and the exact parser takes them.
     suspect: bool
     #: The store has failed on a write that held these lines, while it took others.
@@ -67,27 +67,27 @@ class Isolation:
     two writes; where it speaks of none, the rest is halved, left before right so that order
     is kept, until a refused line is alone. Only the status of an answer condemns, or that it
     says that all lines sent were dropped. When the probes are spent, what is undecided is
-    condemned as unresolved. A write that is too large is halved
+    rejected as unresolved. A write that is too large is halved
     without using up probes, since each half stores something or gets smaller.
 
-    A store may also fail on a line instead of refusing it (`fail`). Once may be chance, so the
-    same is sent again, less what the exact parser refuses; then it is halved as well. A right
-    half is not sent whole if the left one passed: it holds the culprit. A suspected line that
-    is alone is `held`, neither stored nor condemned. When MAX_FAILURES are reached, what is
-    undecided is condemned as unresolved.
+    A store may also fail on a line instead of refusing it (`mark_failed`). Once may be chance,
+    so the same is sent again, less what the exact parser refuses; then it is halved as well. A
+    right half is not sent whole if the left one passed: it holds the culprit. A suspected line that
+    is alone is `held`, neither stored nor rejected. When MAX_FAILURES are reached, what is
+    undecided is rejected as unresolved.
     """
 
     def __init__(
         self,
         view: str,
-        lines: Iterable[Suspect],
+        lines: Iterable[Candidate],
         error: LinesRefused | WriteTooLarge | StoreUnavailable | None,
         *,
         max_probes: int = MAX_PROBES,
     ) -> None:
         """error: what became of all lines in one write; None if none was tried."""
-        self.condemned: list[Condemned] = []
-        self.held: list[Suspect] = []
+        self.rejected: list[Rejected] = []
+        self.held: list[Candidate] = []
         #: Writes on which the store failed while it was well.
         self.failures = 0
         self._view = view
@@ -99,36 +99,36 @@ class Isolation:
             if suspect.line.refused is None:
                 sendable.append(suspect)
             else:
-                self._condemn([suspect], Reason.MALFORMED, suspect.line.refused)
+                self._reject([suspect], Reason.MALFORMED, suspect.line.refused)
         if not sendable:
             return
         whole = _Range(sendable, suspect=False)
-        if self.condemned or error is None:
+        if self.rejected or error is None:
             # What was refused, if anything was sent at all, is not what is left now.
             self._todo.append(whole)
         elif isinstance(error, StoreUnavailable):
             self._todo.append(whole)
-            self.fail(str(error))
+            self.mark_failed(str(error))
         else:
             self._answered(whole, error)
 
     def run(self, write: Callable[[bytes], None]) -> None:
-        """Go on until every line is stored, condemned or held.
+        """Go on until every line is stored, rejected or held.
 
         What write raises, other than LinesRefused and WriteTooLarge, passes through; the
-        next call goes on with the same bytes, unless `fail` came between.
+        next call goes on with the same bytes, unless `mark_failed` came between.
         """
         while self._todo:
             current = self._todo[-1]
             if current.suspect and self._probes_left == 0:
                 self._todo.pop()
                 detail = f"not decided within the probe writes; last: {self._last_refusal}"
-                self._condemn(current.lines, Reason.UNRESOLVED, detail)
+                self._reject(current.lines, Reason.UNRESOLVED, detail)
                 continue
             if self.failures + 1 + TRIES * (len(self.held) + 1) > MAX_FAILURES:
                 self._todo.pop()
                 detail = f"not decided when the store had failed {self.failures} times"
-                self._condemn(current.lines, Reason.UNRESOLVED, detail)
+                self._reject(current.lines, Reason.UNRESOLVED, detail)
                 continue
             try:
                 write(b"\n".join(s.line.sent for s in current.lines))
@@ -144,7 +144,7 @@ class Isolation:
                 if current.left:
                     self._narrow(self._todo.pop())
 
-    def fail(self, detail: str) -> None:
+    def mark_failed(self, detail: str) -> None:
         """The last write of `run` failed, and the store is well: it is the lines."""
         current = self._todo.pop()
         self.failures += 1
@@ -171,7 +171,7 @@ class Isolation:
         """Put what follows from a refusal on the stack, the left half on top."""
         if isinstance(error, WriteTooLarge):
             if len(refused.lines) == 1:
-                self._condemn(refused.lines, Reason.TOO_LARGE, str(error))
+                self._reject(refused.lines, Reason.TOO_LARGE, str(error))
             else:
                 self._halve(refused.lines, suspect=refused.suspect)
             return
@@ -185,7 +185,7 @@ class Isolation:
         if not lines:
             return
         if len(lines) == 1 or error.dropped == len(lines):
-            self._condemn(lines, Reason.REFUSED, str(error))
+            self._reject(lines, Reason.REFUSED, str(error))
             return
         accused = _accused(lines, error)
         if 0 < len(accused) < len(lines):
@@ -195,27 +195,27 @@ class Isolation:
         else:
             self._halve(lines, suspect=True)
 
-    def _parseable(self, lines: list[Suspect]) -> list[Suspect]:
+    def _parseable(self, lines: list[Candidate]) -> list[Candidate]:
         good = []
         for suspect in lines:
             try:
                 parse(suspect.line.original)
             except Refused as exc:
-                self._condemn([suspect], Reason.MALFORMED, describe(exc))
+                self._reject([suspect], Reason.MALFORMED, describe(exc))
             else:
                 good.append(suspect)
         return good
 
-    def _halve(self, lines: list[Suspect], *, suspect: bool) -> None:
+    def _halve(self, lines: list[Candidate], *, suspect: bool) -> None:
         middle = len(lines) // 2
         self._todo.append(_Range(lines[middle:], suspect=suspect))
         self._todo.append(_Range(lines[:middle], suspect=suspect))
 
-    def _condemn(self, lines: Iterable[Suspect], reason: Reason, detail: str) -> None:
-        self.condemned += [Condemned(s.placed, s.line, self._view, reason, detail) for s in lines]
+    def _reject(self, lines: Iterable[Candidate], reason: Reason, detail: str) -> None:
+        self.rejected += [Rejected(s.placed, s.line, self._view, reason, detail) for s in lines]
 
 
-def _accused(lines: list[Suspect], error: LinesRefused) -> set[int]:
+def _accused(lines: list[Candidate], error: LinesRefused) -> set[int]:
     """Which of the lines the store may mean; empty where it does not say."""
     conflict = error.conflict
     if conflict is not None:

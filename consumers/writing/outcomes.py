@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from consumers.observe import CanaryWatch
-from consumers.writing.flush import Flush
+from consumers.writing.batch_writer import BatchWriter
 from schemas.canary import TENANT as CANARIES
 from schemas.log.dead_letter import DeadLetter
 from telemetry.metrics import CONSUMED_POINTS, END_TO_END_SECONDS, tenant_label
 
 
 def count_settled(
-    flush: Flush,
+    flush: BatchWriter,
     now_ns: int,
     on_stored: Callable[[int, int], None] | None,
     canary: CanaryWatch,

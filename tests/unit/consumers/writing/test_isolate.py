@@ -4,7 +4,7 @@ from hypothesis import strategies as st
 
 from consumers.batches.batch import PlacedBlock
 from consumers.views import WallView
-from consumers.writing.isolate import MAX_PROBES, Isolation, Suspect
+from consumers.writing.isolate import MAX_PROBES, Candidate, Isolation
 from schemas.line_protocol.precision import Precision
 from schemas.log.block import Block
 from schemas.log.dead_letter import Reason
@@ -12,10 +12,10 @@ from schemas.log.protocols import TopicPartition
 from schemas.store.protocols import FieldConflict, LinesRefused, StoreUnavailable, WriteTooLarge
 
 
-def suspects(lines):
+def candidates(lines):
     block = Block("vision", "stepclock", Precision.NS, len(lines), 0, b"\n".join(lines))
     placed = PlacedBlock(block, TopicPartition("stepclock.raw", 0), 0, len(block.lines))
-    return [Suspect(placed, line) for line in WallView().lines(block, "raw", Precision.NS)]
+    return [Candidate(placed, line) for line in WallView().lines(block, "raw", Precision.NS)]
 
 
 def numbered(count):
@@ -54,13 +54,13 @@ class Store:
         with pytest.raises((LinesRefused, WriteTooLarge)) as refusal:
             self(b"\n".join(lines))
         self.writes = 0
-        isolation = Isolation("wall", suspects(lines), refusal.value, **kwargs)
+        isolation = Isolation("wall", candidates(lines), refusal.value, **kwargs)
         isolation.run(self)
         return isolation
 
 
 def originals(isolation, reason):
-    return [one.original for one in isolation.condemned if one.reason is reason]
+    return [one.original for one in isolation.rejected if one.reason is reason]
 
 
 @pytest.mark.parametrize("partial", [True, False])
@@ -70,7 +70,7 @@ def test_one_bad_line_among_5000_is_found_and_the_others_are_stored(position, pa
     store = Store([lines[position]], partial=partial)
     isolation = store.isolate(lines)
     assert originals(isolation, Reason.REFUSED) == [lines[position]]
-    assert len(isolation.condemned) == 1
+    assert len(isolation.rejected) == 1
     assert set(store.stored) == set(lines) - {lines[position]}
     assert store.writes <= 26
 
@@ -96,7 +96,7 @@ def test_hundreds_of_lines_with_the_same_mistake_cost_their_neighbours_nothing()
     store = TypedStore()
     isolation = store.isolate(lines)
     assert sorted(originals(isolation, Reason.REFUSED)) == sorted(bad)
-    assert len(isolation.condemned) == len(bad)
+    assert len(isolation.rejected) == len(bad)
     assert set(store.stored) == set(lines) - set(bad)
     assert store.writes <= 6
 
@@ -107,7 +107,7 @@ def test_a_store_that_names_a_field_of_no_line_is_searched_by_halves():
     with pytest.raises(LinesRefused) as refusal:
         store(b"\n".join(lines))
     refusal.value.conflict = FieldConflict('m"', "f", "float")
-    isolation = Isolation("wall", suspects(lines), refusal.value)
+    isolation = Isolation("wall", candidates(lines), refusal.value)
     isolation.run(store)
     assert originals(isolation, Reason.REFUSED) == [lines[7]]
 
@@ -118,7 +118,7 @@ def test_an_innocent_line_of_the_accused_kind_is_stored():
     with pytest.raises(LinesRefused) as refusal:
         store(b"\n".join(lines))
     refusal.value.conflict = FieldConflict("m", "f", "string")
-    isolation = Isolation("wall", suspects(lines), refusal.value)
+    isolation = Isolation("wall", candidates(lines), refusal.value)
     isolation.run(store)
     assert originals(isolation, Reason.REFUSED) == [lines[4]]
     assert set(store.stored) == set(lines) - {lines[4]}
@@ -131,7 +131,7 @@ def test_of_lines_that_are_too_old_the_oldest_are_looked_at_first():
         store(b"\n".join(lines))
     refusal.value.outdated = True
     store.writes = 0
-    isolation = Isolation("wall", suspects(lines), refusal.value)
+    isolation = Isolation("wall", candidates(lines), refusal.value)
     isolation.run(store)
     assert originals(isolation, Reason.REFUSED) == lines[:400]
     assert store.writes == 2
@@ -143,8 +143,8 @@ def test_the_exact_parser_finds_malformed_lines_without_a_write():
         lines[position] = b"not a line at all, really"
     store = Store([b"not a line at all, really"], partial=False)
     isolation = store.isolate(lines)
-    assert len(originals(isolation, Reason.MALFORMED)) == len(isolation.condemned) == 100
-    assert isolation.condemned[0].detail.startswith("column ")
+    assert len(originals(isolation, Reason.MALFORMED)) == len(isolation.rejected) == 100
+    assert isolation.rejected[0].detail.startswith("column ")
     assert store.writes == 1
     assert len(store.stored) == 4900
 
@@ -187,7 +187,7 @@ def test_a_write_that_is_too_large_is_halved_without_using_up_probes():
     lines = numbered(1000)
     store = Store(max_lines=5)
     isolation = store.isolate(lines, max_probes=1)
-    assert isolation.condemned == []
+    assert isolation.rejected == []
     assert store.stored == lines
 
 
@@ -209,7 +209,7 @@ def test_an_unknown_outcome_passes_through_and_the_search_goes_on_from_there():
     lines = numbered(100)
     store = Store([lines[42]], partial=False)
     store.fail_at = 4
-    isolation = Isolation("wall", suspects(lines), LinesRefused("no", stored_others=False))
+    isolation = Isolation("wall", candidates(lines), LinesRefused("no", stored_others=False))
     with pytest.raises(StoreUnavailable):
         isolation.run(store)
     already = list(store.stored)

@@ -8,8 +8,8 @@ from functools import partial
 from consumers.batches.batch import Batch, PlacedBlock
 from consumers.views import View, ViewLine, describe
 from consumers.writing.deliveries import Deliveries, delivery_lines
-from consumers.writing.isolate import Condemned, Isolation, Suspect
-from consumers.writing.trial import Trial
+from consumers.writing.isolate import Candidate, Isolation, Rejected
+from consumers.writing.quarantine import Quarantine
 from schemas.line_protocol.codec import Refused
 from schemas.line_protocol.precision import Precision
 from schemas.log.dead_letter import Reason
@@ -28,14 +28,14 @@ Write = Callable[[str, str, bytes, Precision], None]
 _HARMFUL = frozenset({Reason.MALFORMED, Reason.UNRESOLVED, Reason.POISON})
 
 
-class Flush:
+class BatchWriter:
     """Writes one batch view after view and remembers how far it came.
 
     An error that `advance` lets through leaves it where it stands: calling again sends the
-    same bytes. What the store will never take is gathered in `condemned`.
+    same bytes. What the store will never take is gathered in `rejected`.
 
-    doubt: why the last write failed, where that may be the lines' doing; `blame` narrows them
-    down. Lines that remain suspected are held back from every view; `set_aside` parts them, to
+    last_failure: why the last write failed, where the lines may be the cause; `blame` narrows
+    them down. Lines that remain suspected are held back from every view; `set_aside` parts them, to
     be tried alone while everything else goes on. alone: lines of the batch, by block and
     number, that stand such a trial; the other ones are stored. apart_s: seconds between tries.
     """
@@ -50,8 +50,8 @@ class Flush:
         alone: Collection[_Place] | None = None,
     ) -> None:
         self.batch = batch
-        self.condemned: list[Condemned] = []
-        self.doubt: str | None = None
+        self.rejected: list[Rejected] = []
+        self.last_failure: str | None = None
         self.alone = alone
         #: Seconds of the slowest write that stored all of the batch in a view.
         self.slowest_s: float | None = None
@@ -59,7 +59,7 @@ class Flush:
         self._all_views = tuple(views)
         self._now = now
         self._apart_s = apart_s
-        self._search: Isolation | Trial | None = None
+        self._search: Isolation | Quarantine | None = None
         self._held: set[_Place] = set()
         self._verdicts: dict[_Place, tuple[Reason, str]] = {}
         #: Known once every view is written.
@@ -112,33 +112,33 @@ class Flush:
         return bool(self._views) and not (suspected or (self._search and self._search.failures))
 
     def blame(self) -> None:
-        """The store is well, so it is the lines on which the last write failed. Ends the doubt."""
-        detail, self.doubt = self.doubt or "", None
+        """The store is well, so it is the lines on which the last write failed."""
+        detail, self.last_failure = self.last_failure or "", None
         if not self._views:
             assert self._deliveries is not None
-            self._deliveries.fail()
+            self._deliveries.mark_failed()
             return
         view = self._views[0]
         if self._search is None:
             error = StoreUnavailable(detail)
             self._search = Isolation(view.name, self._suspects(view), error)
         else:
-            self._search.fail(detail)
+            self._search.mark_failed(detail)
 
-    def set_aside(self) -> Flush | None:
+    def set_aside(self) -> BatchWriter | None:
         """Part the blocks with lines that remain suspected; their own way on, if there are any."""
         if not self._held:
             return None
         blocks = {placed for placed, _number in self._held}
-        aside = Flush(
+        aside = BatchWriter(
             self.batch.part(blocks),
             self._all_views,
             now=self._now,
             apart_s=self._apart_s,
             alone=self._held,
         )
-        aside.condemned = [one for one in self.condemned if one.placed in blocks]
-        self.condemned = [one for one in self.condemned if one.placed not in blocks]
+        aside.rejected = [one for one in self.rejected if one.placed in blocks]
+        self.rejected = [one for one in self.rejected if one.placed not in blocks]
         self._held = set()
         return aside
 
@@ -147,17 +147,17 @@ class Flush:
         if not self._views:
             if self._deliveries is not None:
                 self._deliveries.give_up()
-            self.doubt = None
+            self.last_failure = None
             return
         view = self._views.pop(0)
-        self._search = self.doubt = None
+        self._search = self.last_failure = None
         parked: list[tuple[PlacedBlock, ViewLine | None]]
         if self.alone is None:
             parked = [(placed, None) for placed in self.batch.blocks]
         else:
             parked = [(one.placed, one.line) for one in self._lines(view, self.alone)]
-        self.condemned += [
-            Condemned(placed, line, view.name, Reason.MISCONFIGURED, detail)
+        self.rejected += [
+            Rejected(placed, line, view.name, Reason.MISCONFIGURED, detail)
             for placed, line in parked
         ]
 
@@ -171,7 +171,7 @@ class Flush:
     def _dead_lines(self) -> dict[PlacedBlock, set[int] | None]:
         """Numbers of the lines of each block that are missing from some view; None is all."""
         dead: dict[PlacedBlock, set[int] | None] = {}
-        for one in self.condemned:
+        for one in self.rejected:
             numbers = dead.setdefault(one.placed, set())
             if one.line is None:
                 dead[one.placed] = None
@@ -195,17 +195,17 @@ class Flush:
         A search under way begins anew with the blocks that stay.
         """
         if self.batch.drop(partitions):
-            self._search = self._deliveries = self.doubt = None
-            self.condemned = [c for c in self.condemned if c.placed.partition not in partitions]
+            self._search = self._deliveries = self.last_failure = None
+            self.rejected = [c for c in self.rejected if c.placed.partition not in partitions]
             self._held = {place for place in self._held if place[0].partition not in partitions}
 
     def _begin(
         self, view: View, target: str, precision: Precision, write: Write
-    ) -> Isolation | Trial | None:
+    ) -> Isolation | Quarantine | None:
         """Write everything at once; the way on if that was refused, or is not to be done."""
         if self.alone is not None:
             suspects = self._suspects(view)
-            return Trial(view.name, suspects, now=self._now, apart_s=self._apart_s)
+            return Quarantine(view.name, suspects, now=self._now, apart_s=self._apart_s)
         if self._held or self._verdicts:
             return Isolation(view.name, self._suspects(view), None)
         return self._store_whole(view, target, precision, write)
@@ -232,7 +232,7 @@ class Flush:
             return None
         return Isolation(view.name, self._suspects(view), error)
 
-    def _suspects(self, view: View) -> list[Suspect]:
+    def _suspects(self, view: View) -> list[Candidate]:
         """The lines to store in a view: those on trial, or all but those that are held back.
 
         Lines that did harm in an earlier view are never sent.
@@ -244,23 +244,23 @@ class Flush:
             and (one.placed, one.line.number) not in self._held
         ]
 
-    def _lines(self, view: View, places: Collection[_Place] | None) -> Iterator[Suspect]:
+    def _lines(self, view: View, places: Collection[_Place] | None) -> Iterator[Candidate]:
         """The lines that a view shows, all or those that lie in these places."""
         precision = view.precision([placed.block for placed in self.batch.blocks])
         for placed in self.batch.blocks:
             for line in view.lines(placed.block, self.batch.retention_class, precision):
                 if places is None or (placed, line.number) in places:
-                    yield Suspect(placed, line)
+                    yield Candidate(placed, line)
 
-    def _take_over(self, view: View, search: Isolation | Trial) -> None:
+    def _take_over(self, view: View, search: Isolation | Quarantine) -> None:
         """What a search came to; what did harm, or may have, falls in later views too."""
-        self.condemned += search.condemned
+        self.rejected += search.rejected
         for harmful in self._lines(view, self._verdicts) if self._verdicts else ():
             verdict = self._verdicts[harmful.placed, harmful.line.number]
-            self.condemned.append(Condemned(harmful.placed, harmful.line, view.name, *verdict))
+            self.rejected.append(Rejected(harmful.placed, harmful.line, view.name, *verdict))
         self._held |= {(held.placed, held.line.number) for held in search.held}
         if search.failures:
-            for one in search.condemned:
+            for one in search.rejected:
                 if one.line is not None and one.reason in _HARMFUL:
                     self._verdicts[one.placed, one.line.number] = (one.reason, one.detail)
 

@@ -2,9 +2,9 @@
 
 stored              on to the next view
 StoreUnavailable    outcome unknown: rest, then the same bytes again; but if the lines may be
-                    to blame and a canary passes: narrow them down within the batch's Flush;
+                    to blame and a canary passes: narrow them down within the batch's BatchWriter;
                     and if it took too long: half of them, then the others
-WriteTooLarge       halve                       } within the batch's Flush
+WriteTooLarge       halve                       } within the batch's BatchWriter
 LinesRefused        find the culprit            }
 StoreMisconfigured  rest; after a minute dead-letter the batch and go on behind it
 anything else       the worker ends
@@ -18,10 +18,10 @@ from collections.abc import Callable
 from functools import partial
 
 from consumers.batches.batch_size import BatchSize
+from consumers.writing.batch_writer import BatchWriter
 from consumers.writing.bucket_errors import BucketErrors
 from consumers.writing.destinations import Destination
-from consumers.writing.flush import Flush
-from consumers.writing.trial import NotYet
+from consumers.writing.quarantine import NotYet
 from schemas.canary import worker_line
 from schemas.line_protocol.precision import Precision
 from schemas.store.protocols import (
@@ -40,7 +40,7 @@ class _OutOfTime(Exception):
     """The log must be polled before the next write: a search may take many of them."""
 
 
-class Storer:
+class WriteLoop:
     """Writes batches into their views by one writer.
 
     batch_size learns from every answer to a whole batch. on_answer is called after each
@@ -67,8 +67,8 @@ class Storer:
         self._until = float("inf")
         self.error: str | None = None
 
-    def store(self, destination: Destination, flush: Flush, until: float) -> bool:
-        """Go on with a batch; True once every view has it or has condemned the rest of it.
+    def store(self, destination: Destination, flush: BatchWriter, until: float) -> bool:
+        """Go on with a batch; True once every view has it or has rejected the rest of it.
 
         False if the destination rests now, or if `until` passed between two writes: call
         again with the same flush when it is due.
@@ -77,10 +77,10 @@ class Storer:
         self._until = float("inf")  # the first write always starts, so every call gets on
         while (target := flush.target()) is not None:
             try:
-                if flush.doubt is not None or flush.alone is not None:
+                if flush.last_failure is not None or flush.alone is not None:
                     self._ask_canary(namespace, target)
                     destination.backoff.reset()
-                if flush.doubt is not None:
+                if flush.last_failure is not None:
                     self._blame(destination, target, flush)
                 flush.advance(partial(self._write, destination, flush, until))
             except _OutOfTime:
@@ -125,7 +125,7 @@ class Storer:
     def _write(
         self,
         destination: Destination,
-        flush: Flush,
+        flush: BatchWriter,
         until: float,
         view: str,
         target: str,
@@ -147,13 +147,13 @@ class Storer:
             if whole and flush.batch.full:
                 self._shrink(flush)
             if exc.may_be_the_lines:
-                flush.doubt = str(exc)
+                flush.last_failure = str(exc)
             raise
         if whole:
             flush.slowest_s = max(flush.slowest_s or 0.0, self._now() - started)
         destination.backoff.reset()
 
-    def _shrink(self, flush: Flush) -> None:
+    def _shrink(self, flush: BatchWriter) -> None:
         self._batch_size.failed(flush.batch.points)
         BATCH_SIZE.set(self._batch_size.size)
 
@@ -168,7 +168,7 @@ class Storer:
         except (LinesRefused, WriteTooLarge) as exc:
             raise StoreUnavailable(f"the store refuses a line that is good: {exc}") from exc
 
-    def _blame(self, destination: Destination, target: str, flush: Flush) -> None:
+    def _blame(self, destination: Destination, target: str, flush: BatchWriter) -> None:
         SUSPECTED_WRITES.inc()
         _log.warning(
             "bucket %s/%s takes a canary and failed on a batch of %d blocks, so a line of it is "
@@ -176,7 +176,7 @@ class Storer:
             destination.namespace,
             target,
             len(flush.batch.blocks),
-            flush.doubt,
+            flush.last_failure,
         )
         flush.blame()
 

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from consumers.writing.isolate import TRIES, Condemned, Suspect
+from consumers.writing.isolate import TRIES, Candidate, Rejected
 from schemas.log.dead_letter import Reason
 from schemas.store.protocols import LinesRefused, WriteTooLarge
 
@@ -21,24 +21,24 @@ class NotYet(Exception):
 
 @dataclass(slots=True, eq=False)
 class _Accused:
-    suspect: Suspect
+    suspect: Candidate
     due_at: float = float("-inf")
     failures: int = 0
 
 
-class Trial:
+class Quarantine:
     """Writes each line alone: one that comes through is stored.
 
-    One that fails TRIES times, apart_s seconds or more between two of them, is condemned as
+    One that fails TRIES times, apart_s seconds or more between two of them, is rejected as
     poison; others are tried meanwhile. The caller has a canary pass before `run`, and another
-    one before `fail`, so that no line is condemned for a store that was away.
+    one before `mark_failed`, so that no line is rejected for a store that was away.
     """
 
     def __init__(
-        self, view: str, suspects: Iterable[Suspect], *, now: Callable[[], float], apart_s: float
+        self, view: str, suspects: Iterable[Candidate], *, now: Callable[[], float], apart_s: float
     ) -> None:
-        self.condemned: list[Condemned] = []
-        self.held: list[Suspect] = []  # whoever stands trial is not held for another one
+        self.rejected: list[Rejected] = []
+        self.held: list[Candidate] = []  # whoever stands trial is not held for another one
         self.failures = 0
         self._view = view
         self._now = now
@@ -49,10 +49,10 @@ class Trial:
             if suspect.line.refused is None:
                 self._accused.append(_Accused(suspect))
             else:
-                self._condemn(suspect, Reason.MALFORMED, suspect.line.refused)
+                self._reject(suspect, Reason.MALFORMED, suspect.line.refused)
 
     def run(self, write: Callable[[bytes], None]) -> None:
-        """Go on until every line is stored or condemned. Raises NotYet, and what write raises."""
+        """Go on until every line is stored or rejected. Raises NotYet, and what write raises."""
         while self._accused:
             accused = self._accused[0]
             if accused.due_at > self._now():
@@ -60,22 +60,22 @@ class Trial:
             try:
                 write(accused.suspect.line.sent)
             except LinesRefused as exc:
-                self._condemn(accused.suspect, Reason.REFUSED, str(exc))
+                self._reject(accused.suspect, Reason.REFUSED, str(exc))
             except WriteTooLarge as exc:
-                self._condemn(accused.suspect, Reason.TOO_LARGE, str(exc))
+                self._reject(accused.suspect, Reason.TOO_LARGE, str(exc))
             self._accused.popleft()
 
-    def fail(self, detail: str) -> None:
+    def mark_failed(self, detail: str) -> None:
         """The last write failed, and the store is well."""
         accused = self._accused.popleft()
         self.failures += 1
         accused.failures += 1
         if accused.failures == TRIES:
             said = f"alone and {TRIES} times it made a write fail between canaries that passed"
-            self._condemn(accused.suspect, Reason.POISON, f"{said}; last: {detail}")
+            self._reject(accused.suspect, Reason.POISON, f"{said}; last: {detail}")
         else:
             accused.due_at = self._now() + self._apart_s
             self._accused.append(accused)
 
-    def _condemn(self, suspect: Suspect, reason: Reason, detail: str) -> None:
-        self.condemned.append(Condemned(suspect.placed, suspect.line, self._view, reason, detail))
+    def _reject(self, suspect: Candidate, reason: Reason, detail: str) -> None:
+        self.rejected.append(Rejected(suspect.placed, suspect.line, self._view, reason, detail))
