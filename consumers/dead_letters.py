@@ -83,7 +83,7 @@ class DeadLetters:
 
 
 def letters_of(rejected: Iterable[Rejected]) -> Iterator[DeadLetter]:
-    """One letter for all lines of one record that fell for the same reason in one view.
+    """One letter for all lines of one record that were rejected for the same reason in one view.
 
     None for canaries: nobody wants them back, and that they are missing is an alert.
     """

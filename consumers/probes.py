@@ -13,8 +13,12 @@ from telemetry.probe_server import ProbeServer
 class Probed(Protocol):
     """What the probes ask of the worker, from another thread."""
 
-    progress_at: float
     started: bool
+
+    @property
+    def progress_at(self) -> float:
+        """When the loop last got on, on the worker's clock."""
+        ...
 
     @property
     def draining(self) -> bool:

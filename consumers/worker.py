@@ -85,12 +85,7 @@ class Worker:
         )
         self._destinations = Destinations(settings, batch_size, now, rng)
         self._write_loop = WriteLoop(
-            writer,
-            batch_size,
-            park_after_s=settings.park_after_s,
-            now=now,
-            now_ns=now_ns,
-            on_answer=self._got_on,
+            writer, batch_size, park_after_s=settings.park_after_s, now=now, now_ns=now_ns
         )
         self._tracker = OffsetTracker()
         self._canary = CanaryWatch()
@@ -99,10 +94,14 @@ class Worker:
         self._assigned: set[TopicPartition] = set()
         self._drain_until: float | None = None
         self._failure: BaseException | None = None
-        #: When the loop last got on, on the worker's clock.
-        self.progress_at = now()
+        self._turned_at = now()
         #: The log has been polled at least once.
         self.started = False
+
+    @property
+    def progress_at(self) -> float:
+        """When a turn or a write last ended, on the worker's clock. Any thread."""
+        return max(self._turned_at, self._write_loop.answered_at)
 
     @property
     def store_error(self) -> str | None:
@@ -159,13 +158,13 @@ class Worker:
             self._add(record)
         write_until = min(self._now() + _WRITE_S, self._drain_until or float("inf"))
         while (destination := self._destinations.due(self._now())) is not None:
-            self._flush(destination, write_until)
+            self._write(destination, write_until)
             if self._now() >= write_until:
                 break
         self._commit()
         self._pause()
         self._lag.update(self._assigned, self._tracker.marks(), self._tracker.written_ms())
-        self._got_on()
+        self._turned_at = self._now()
 
     def drain(self) -> None:
         """Fetch nothing more; write and commit what is there until the drain deadline."""
@@ -203,16 +202,16 @@ class Worker:
         else:
             self._destinations.add(intake.placed, class_of(record.topic), self._now())
 
-    def _flush(self, destination: Destination, until: float) -> None:
+    def _write(self, destination: Destination, until: float) -> None:
         """Store, dead-letter, settle: in this order, for one batch."""
-        flush = self._destinations.begin(destination, self._views)
-        if not self._write_loop.store(destination, flush, until):
+        batch_writer = self._destinations.begin(destination, self._views)
+        if not self._write_loop.run(destination, batch_writer, until):
             return
-        self._destinations.set_aside(destination, flush)
-        self._dead_letters.write(letters_of(flush.rejected))
-        for placed in flush.batch.blocks:
+        self._destinations.set_aside(destination, batch_writer)
+        self._dead_letters.write(letters_of(batch_writer.rejected))
+        for placed in batch_writer.batch.blocks:
             self._tracker.settle(placed.partition, placed.offset)
-        count_settled(flush, self._now_ns(), self._on_stored, self._canary)
+        count_settled(batch_writer, self._now_ns(), self._on_stored, self._canary)
         destination.finish()
         self._destinations.forget_empty()
 
@@ -235,9 +234,6 @@ class Worker:
             all_of_them=self.draining,
         )
 
-    def _got_on(self) -> None:
-        self.progress_at = self._now()
-
     def on_assigned(self, partitions: Collection[TopicPartition]) -> None:
         """Begin with nothing: these come from their committed offsets."""
         REBALANCES.labels("assigned").inc()
@@ -249,7 +245,7 @@ class Worker:
         REBALANCES.labels("revoked").inc()
         try:
             if self._failure is None:
-                self._flush_partitions(set(partitions))
+                self._write_partitions(set(partitions))
                 self._commit()
         except BaseException as exc:
             self._failure = exc
@@ -262,7 +258,7 @@ class Worker:
         REBALANCES.labels("lost").inc()
         self._forget(partitions)
 
-    def _flush_partitions(self, partitions: set[TopicPartition]) -> None:
+    def _write_partitions(self, partitions: set[TopicPartition]) -> None:
         deadline = min(self._now() + self._settings.drain_s, self._drain_until or float("inf"))
         commit_at = self._now() + _WRITE_S
         for destination in self._destinations:
@@ -274,7 +270,7 @@ class Worker:
                 if self._now() >= commit_at:
                     self._commit()
                     commit_at = self._now() + _WRITE_S
-                self._flush(destination, deadline)
+                self._write(destination, deadline)
 
     def _forget(self, partitions: Collection[TopicPartition]) -> None:
         gone = set(partitions)

@@ -1,27 +1,25 @@
-"""A batch on its way into every view of the store."""
+"""One batch on its way into every view of the store: what to write next."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
-from functools import partial
+from collections.abc import Collection, Iterable, Iterator, Sequence
 
 from consumers.batches.batch import Batch, PlacedBlock
 from consumers.views import View, ViewLine, describe
+from consumers.writing.attempt import Attempt, NotBefore, Outcome, Search
 from consumers.writing.deliveries import Deliveries, delivery_lines
 from consumers.writing.isolate import Candidate, Isolation, Rejected
 from consumers.writing.quarantine import Quarantine
+from schemas.canary import worker_line
 from schemas.line_protocol.codec import Refused
 from schemas.line_protocol.precision import Precision
 from schemas.log.dead_letter import Reason
 from schemas.log.protocols import TopicPartition
 from schemas.store import delivery
-from schemas.store.protocols import LinesRefused, StoreUnavailable, WriteTooLarge
+from schemas.store.protocols import LinesRefused, StoreMisconfigured, StoreUnavailable
 
 #: A line by the block that holds it and its number there.
 _Place = tuple[PlacedBlock, int]
-
-#: (view, class written to, lines, precision) -> stored, or a StoreError
-Write = Callable[[str, str, bytes, Precision], None]
 
 #: Lines that were not stored for these reasons are not sent for another view either, once the
 #: store has failed on their batch.
@@ -29,15 +27,18 @@ _HARMFUL = frozenset({Reason.MALFORMED, Reason.UNRESOLVED, Reason.POISON})
 
 
 class BatchWriter:
-    """Writes one batch view after view and remembers how far it came.
+    """Tracks one batch through its views, then its delivery lines. It does no I/O.
 
-    An error that `advance` lets through leaves it where it stands: calling again sends the
-    same bytes. What the store will never take is gathered in `rejected`.
+    `next` returns the write to try, and `answered` takes its outcome. While the store is
+    unavailable or misconfigured, `next` returns the same bytes again. `rejected` collects what
+    the store will never take.
 
-    last_failure: why the last write failed, where the lines may be the cause; `blame` narrows
-    them down. Lines that remain suspected are held back from every view; `set_aside` parts them, to
-    be tried alone while everything else goes on. alone: lines of the batch, by block and
-    number, that stand such a trial; the other ones are stored. apart_s: seconds between tries.
+    last_failure: why the last write failed, if the lines may be the cause. Then a canary is
+    tried first; if it passes, a search narrows the lines down. Lines that may still be the
+    cause are held back from every view, and `set_aside` moves their blocks into a BatchWriter
+    of their own, which tries each of them alone while everything else goes on. quarantined:
+    these lines, by block and number; the other lines of the batch are stored. apart_s: seconds
+    between two tries of such a line.
     """
 
     def __init__(
@@ -45,117 +46,114 @@ class BatchWriter:
         batch: Batch,
         views: Sequence[View],
         *,
-        now: Callable[[], float],
         apart_s: float,
-        alone: Collection[_Place] | None = None,
+        quarantined: Collection[_Place] | None = None,
+        rejected: Sequence[Rejected] = (),
     ) -> None:
         self.batch = batch
-        self.rejected: list[Rejected] = []
+        self.rejected = list(rejected)
         self.last_failure: str | None = None
-        self.alone = alone
         #: Seconds of the slowest write that stored all of the batch in a view.
         self.slowest_s: float | None = None
         self._views = list(views)
         self._all_views = tuple(views)
-        self._now = now
         self._apart_s = apart_s
+        self._quarantined = quarantined
+        self._canary_due = quarantined is not None
+        #: Of the current view; None while its lines are tried all at once.
         self._search: Isolation | Quarantine | None = None
         self._held: set[_Place] = set()
-        self._verdicts: dict[_Place, tuple[Reason, str]] = {}
+        self._harmful: dict[_Place, tuple[Reason, str]] = {}
         #: Known once every view is written.
         self._deliveries: Deliveries | None = None
 
-    def target(self) -> str | None:
-        """The class that the next write goes to; None once all is stored."""
+    def resume(self) -> None:
+        """Go on after a pause: a canary that passed before it counts no more."""
+        self._canary_due = self._quarantined is not None or self.last_failure is not None
+
+    def next(self, now: float, now_ns: int) -> Attempt | NotBefore | None:
+        """What to write; None once every view has the batch, or has rejected the rest of it.
+
+        now: seconds on the clock of the loop; now_ns: Unix time, for canaries. Without an
+        answer in between it returns the same again.
+        """
         while self._views:
-            target = self._views[0].target(self.batch.retention_class)
+            view = self._views[0]
+            target = view.target(self.batch.retention_class)
             if target is not None:
-                return target
-            self._views.pop(0)
+                if self._canary_due:
+                    return _canary(target, now_ns)
+                step = self._next_of(view, target, now)
+                if step is not None:
+                    return step
+            self._end_view()
         if self._deliveries is None:
             self._deliveries = Deliveries(self._delivery_lines())
-        return None if self._deliveries.done else delivery.CLASS
+        lines = self._deliveries.next(now)
+        if lines is None:
+            return None
+        if self._canary_due:
+            return _canary(delivery.CLASS, now_ns)
+        return Attempt(delivery.MEASUREMENT, delivery.CLASS, lines, Precision.NS)
 
-    def advance(self, write: Write) -> None:
-        """Store the batch in the views that are left, then its deliveries.
-
-        Raises what write raises.
-
-        Only LinesRefused and WriteTooLarge are dealt with here.
-        """
-        while (target := self.target()) is not None:
-            if not self._views:
-                assert self._deliveries is not None
-                self._deliveries.write(
-                    partial(_send, write, delivery.MEASUREMENT, target, Precision.NS)
-                )
-                continue
-            view = self._views[0]
-            precision = view.precision([placed.block for placed in self.batch.blocks])
-            if self._search is None:
-                self._search = self._begin(view, target, precision, write)
-            if self._search is not None:
-                self._search.run(partial(_send, write, view.name, target, precision))
-                self._take_over(view, self._search)
-                self._search = None
-            self._views.pop(0)
-
-    @property
-    def whole(self) -> bool:
-        """What is being written is all of the batch, in one view: no search, no deliveries."""
-        return bool(self._views) and self._search is None
+    def answered(self, attempt: Attempt, outcome: Outcome, *, now: float, seconds: float) -> None:
+        """Take the outcome of an attempt that `next` returned, and the time it took."""
+        search: Search | None = self._search if self._views else self._deliveries
+        if isinstance(outcome, StoreMisconfigured):
+            return
+        if isinstance(outcome, StoreUnavailable):
+            if outcome.may_be_the_lines and not attempt.canary:
+                self.last_failure, self._canary_due = str(outcome), True
+        elif attempt.canary:
+            self._canary_due = False
+            if self.last_failure is not None:
+                self._mark_failed(search, self.last_failure, now)
+        elif search is not None:
+            search.answered(outcome)
+        elif outcome is not None:
+            self._search = Isolation(attempt.view, self._candidates(self._views[0]), outcome)
+        else:
+            self.slowest_s = max(self.slowest_s or 0.0, seconds)
+            self._end_view()
 
     @property
     def may_be_cut(self) -> bool:
-        """Points are left, and none is suspected of harm: to begin anew costs writes alone."""
-        suspected = self.alone or self._held or self._verdicts
-        return bool(self._views) and not (suspected or (self._search and self._search.failures))
-
-    def blame(self) -> None:
-        """The store is well, so it is the lines on which the last write failed."""
-        detail, self.last_failure = self.last_failure or "", None
-        if not self._views:
-            assert self._deliveries is not None
-            self._deliveries.mark_failed()
-            return
-        view = self._views[0]
-        if self._search is None:
-            error = StoreUnavailable(detail)
-            self._search = Isolation(view.name, self._suspects(view), error)
-        else:
-            self._search.mark_failed(detail)
+        """Points are left, and none seems harmful: to begin anew costs nothing but writes."""
+        failed = self._search is not None and self._search.failures
+        return bool(self._views) and not (
+            self._quarantined or self._held or self._harmful or failed
+        )
 
     def set_aside(self) -> BatchWriter | None:
-        """Part the blocks with lines that remain suspected; their own way on, if there are any."""
+        """Take out the blocks with lines that are held back, if there are any."""
         if not self._held:
             return None
         blocks = {placed for placed, _number in self._held}
         aside = BatchWriter(
             self.batch.part(blocks),
             self._all_views,
-            now=self._now,
             apart_s=self._apart_s,
-            alone=self._held,
+            quarantined=self._held,
+            rejected=[one for one in self.rejected if one.placed in blocks],
         )
-        aside.rejected = [one for one in self.rejected if one.placed in blocks]
         self.rejected = [one for one in self.rejected if one.placed not in blocks]
         self._held = set()
         return aside
 
     def park(self, detail: str) -> None:
-        """Condemn the whole batch in the view that stands next, and go on behind it."""
+        """Reject the whole batch in the current view, and go on with the next one."""
+        self.last_failure = None
+        self.resume()
         if not self._views:
             if self._deliveries is not None:
                 self._deliveries.give_up()
-            self.last_failure = None
             return
-        view = self._views.pop(0)
-        self._search = self.last_failure = None
-        parked: list[tuple[PlacedBlock, ViewLine | None]]
-        if self.alone is None:
-            parked = [(placed, None) for placed in self.batch.blocks]
-        else:
-            parked = [(one.placed, one.line) for one in self._lines(view, self.alone)]
+        view, self._search = self._views.pop(0), None
+        parked: Iterable[tuple[PlacedBlock, ViewLine | None]] = (
+            ((placed, None) for placed in self.batch.blocks)
+            if self._quarantined is None
+            else ((one.placed, one.line) for one in self._lines(view, self._quarantined))
+        )
         self.rejected += [
             Rejected(placed, line, view.name, Reason.MISCONFIGURED, detail)
             for placed, line in parked
@@ -167,6 +165,97 @@ class BatchWriter:
             placed: placed.block.points if numbers is None else len(numbers)
             for placed, numbers in self._dead_lines().items()
         }
+
+    def drop(self, partitions: Collection[TopicPartition]) -> None:
+        """Forget the blocks of partitions that are ours no more.
+
+        A search under way begins anew with the blocks that stay.
+        """
+        if self.batch.drop(partitions):
+            self._search = self._deliveries = self.last_failure = None
+            self.rejected = [r for r in self.rejected if r.placed.partition not in partitions]
+            self._held = {place for place in self._held if place[0].partition not in partitions}
+
+    def _next_of(self, view: View, target: str, now: float) -> Attempt | NotBefore | None:
+        """What to write of a view; None once each of its lines is decided."""
+        precision = self._precision(view)
+        if self._search is None:
+            begun = self._begin(view, precision)
+            if isinstance(begun, bytes):
+                return Attempt(view.name, target, begun, precision, whole=True) if begun else None
+            self._search = begun
+        lines = self._search.next(now)
+        if lines is None or isinstance(lines, NotBefore):
+            return lines
+        return Attempt(view.name, target, lines, precision)
+
+    def _begin(self, view: View, precision: Precision) -> bytes | Isolation | Quarantine:
+        """All lines at once, or a search where they must not be sent together."""
+        if self._quarantined is not None:
+            return Quarantine(view.name, self._candidates(view), apart_s=self._apart_s)
+        if self._held or self._harmful:
+            return Isolation(view.name, self._candidates(view), None)
+        retention_class = self.batch.retention_class
+        try:
+            parts = [
+                view.render(placed.block, retention_class, precision)
+                for placed in self.batch.blocks
+            ]
+        except Refused as exc:
+            error = LinesRefused(describe(exc), stored_others=False)
+            return Isolation(view.name, self._candidates(view), error)
+        return b"\n".join(part for part in parts if part)
+
+    def _end_view(self) -> None:
+        """Go on with the next view. Later views reject what did harm, or may have, in this one."""
+        view, search = self._views.pop(0), self._search
+        if search is None:
+            return
+        self._search = None
+        self.rejected += search.rejected
+        if self._harmful:
+            self.rejected += [
+                Rejected(one.placed, one.line, view.name, *self._harmful[_place(one)])
+                for one in self._lines(view, self._harmful)
+            ]
+        self._held |= {_place(one) for one in search.held}
+        if search.failures:
+            self._harmful |= {
+                (one.placed, one.line.number): (one.reason, one.detail)
+                for one in search.rejected
+                if one.line is not None and one.reason in _HARMFUL
+            }
+
+    def _mark_failed(self, search: Search | None, detail: str, now: float) -> None:
+        """The store is well: the lines made the last write fail."""
+        self.last_failure = None
+        if search is not None:
+            search.mark_failed(detail, now)
+        else:
+            view, error = self._views[0], StoreUnavailable(detail)
+            self._search = Isolation(view.name, self._candidates(view), error)
+
+    def _candidates(self, view: View) -> list[Candidate]:
+        """The lines to store in a view: those in quarantine, or all but those that are held.
+
+        Lines that did harm in an earlier view are never sent.
+        """
+        return [
+            one
+            for one in self._lines(view, self._quarantined)
+            if _place(one) not in self._harmful and _place(one) not in self._held
+        ]
+
+    def _lines(self, view: View, places: Collection[_Place] | None) -> Iterator[Candidate]:
+        """The lines that a view shows, all or those that lie in these places."""
+        precision = self._precision(view)
+        for placed in self.batch.blocks:
+            for line in view.lines(placed.block, self.batch.retention_class, precision):
+                if places is None or (placed, line.number) in places:
+                    yield Candidate(placed, line)
+
+    def _precision(self, view: View) -> Precision:
+        return view.precision([placed.block for placed in self.batch.blocks])
 
     def _dead_lines(self) -> dict[PlacedBlock, set[int] | None]:
         """Numbers of the lines of each block that are missing from some view; None is all."""
@@ -189,81 +278,10 @@ class BatchWriter:
             for line in delivery_lines(placed, dead.get(placed, set()))
         ]
 
-    def drop(self, partitions: Collection[TopicPartition]) -> None:
-        """Forget the blocks of partitions that are ours no more.
 
-        A search under way begins anew with the blocks that stay.
-        """
-        if self.batch.drop(partitions):
-            self._search = self._deliveries = self.last_failure = None
-            self.rejected = [c for c in self.rejected if c.placed.partition not in partitions]
-            self._held = {place for place in self._held if place[0].partition not in partitions}
-
-    def _begin(
-        self, view: View, target: str, precision: Precision, write: Write
-    ) -> Isolation | Quarantine | None:
-        """Write everything at once; the way on if that was refused, or is not to be done."""
-        if self.alone is not None:
-            suspects = self._suspects(view)
-            return Quarantine(view.name, suspects, now=self._now, apart_s=self._apart_s)
-        if self._held or self._verdicts:
-            return Isolation(view.name, self._suspects(view), None)
-        return self._store_whole(view, target, precision, write)
-
-    def _store_whole(
-        self, view: View, target: str, precision: Precision, write: Write
-    ) -> Isolation | None:
-        """Write everything at once; the search for the culprit if that was refused."""
-        retention_class = self.batch.retention_class
-        error: LinesRefused | WriteTooLarge
-        try:
-            parts = [
-                view.render(placed.block, retention_class, precision)
-                for placed in self.batch.blocks
-            ]
-            lines = b"\n".join(part for part in parts if part)
-            if lines:
-                write(view.name, target, lines, precision)
-        except Refused as exc:
-            error = LinesRefused(describe(exc), stored_others=False)
-        except (LinesRefused, WriteTooLarge) as exc:
-            error = exc
-        else:
-            return None
-        return Isolation(view.name, self._suspects(view), error)
-
-    def _suspects(self, view: View) -> list[Candidate]:
-        """The lines to store in a view: those on trial, or all but those that are held back.
-
-        Lines that did harm in an earlier view are never sent.
-        """
-        return [
-            one
-            for one in self._lines(view, self.alone)
-            if (one.placed, one.line.number) not in self._verdicts
-            and (one.placed, one.line.number) not in self._held
-        ]
-
-    def _lines(self, view: View, places: Collection[_Place] | None) -> Iterator[Candidate]:
-        """The lines that a view shows, all or those that lie in these places."""
-        precision = view.precision([placed.block for placed in self.batch.blocks])
-        for placed in self.batch.blocks:
-            for line in view.lines(placed.block, self.batch.retention_class, precision):
-                if places is None or (placed, line.number) in places:
-                    yield Candidate(placed, line)
-
-    def _take_over(self, view: View, search: Isolation | Quarantine) -> None:
-        """What a search came to; what did harm, or may have, falls in later views too."""
-        self.rejected += search.rejected
-        for harmful in self._lines(view, self._verdicts) if self._verdicts else ():
-            verdict = self._verdicts[harmful.placed, harmful.line.number]
-            self.rejected.append(Rejected(harmful.placed, harmful.line, view.name, *verdict))
-        self._held |= {(held.placed, held.line.number) for held in search.held}
-        if search.failures:
-            for one in search.rejected:
-                if one.line is not None and one.reason in _HARMFUL:
-                    self._verdicts[one.placed, one.line.number] = (one.reason, one.detail)
+def _place(candidate: Candidate) -> _Place:
+    return candidate.placed, candidate.line.number
 
 
-def _send(write: Write, view: str, target: str, precision: Precision, lines: bytes) -> None:
-    write(view, target, lines, precision)
+def _canary(target: str, now_ns: int) -> Attempt:
+    return Attempt("canary", target, worker_line(now_ns), Precision.NS, canary=True)

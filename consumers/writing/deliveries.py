@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 
 from consumers.batches.batch import PlacedBlock
 from consumers.views import block_lines
+from consumers.writing.attempt import Refusal
 from consumers.writing.isolate import TRIES
 from schemas.log.block import Block
 from schemas.store.delivery import DeliveryRecord
-from schemas.store.protocols import LinesRefused, WriteTooLarge
+from schemas.store.protocols import LinesRefused
 from telemetry.metrics import DELIVERIES
 
 
 class Deliveries:
-    """Delivery lines on their way into the store, a namespace's and class's batch at a time.
+    """A Search over delivery lines on their way into the store, those of one batch.
 
     What the store refuses is counted and left: the points themselves are settled by then.
     """
@@ -23,34 +24,25 @@ class Deliveries:
         self._todo = [lines] if lines else []
         self._failures = 0
 
-    @property
-    def done(self) -> bool:
-        """Nothing is left to be written."""
-        return not self._todo
+    def next(self, _now: float) -> bytes | None:
+        """The lines to write next; None once nothing is left."""
+        return b"\n".join(self._todo[-1]) if self._todo else None
 
-    def write(self, write: Callable[[bytes], None]) -> None:
-        """Go on until all is written. What write raises passes through; call again then.
+    def answered(self, error: Refusal | None) -> None:
+        """The lines are stored; or refused, and tried again by halves."""
+        lines = self._todo.pop()
+        outcome, count = "stored", len(lines)
+        if error is not None:
+            stored_others = isinstance(error, LinesRefused) and error.stored_others
+            if len(lines) > 1 and not stored_others:
+                middle = len(lines) // 2
+                self._todo += [lines[middle:], lines[:middle]]
+                return
+            outcome, count = "refused", getattr(error, "dropped", None) or 1
+        DELIVERIES.labels(outcome).inc(count)
 
-        Only LinesRefused and WriteTooLarge are dealt with here, by halving.
-        """
-        while self._todo:
-            lines = self._todo[-1]
-            outcome, count = "stored", len(lines)
-            try:
-                write(b"\n".join(lines))
-            except (LinesRefused, WriteTooLarge) as exc:
-                stored_others = isinstance(exc, LinesRefused) and exc.stored_others
-                if len(lines) > 1 and not stored_others:
-                    middle = len(lines) // 2
-                    self._todo[-1:] = [lines[middle:], lines[:middle]]
-                    continue
-                outcome = "refused"
-                count = getattr(exc, "dropped", None) or 1
-            self._todo.pop()
-            DELIVERIES.labels(outcome).inc(count)
-
-    def mark_failed(self) -> None:
-        """The last write failed, and the store is well: at the third time leave its lines."""
+    def mark_failed(self, _detail: str, _now: float) -> None:
+        """The store failed on the lines and is well: at the third time leave them."""
         self._failures += 1
         if self._failures == TRIES:
             self._failures = 0

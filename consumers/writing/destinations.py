@@ -19,9 +19,9 @@ from telemetry.metrics import BATCH_POINTS
 class Destination:
     """The blocks of one namespace and retention class that wait, and the batch under way.
 
-    `flush` remembers how far that batch came; None if there is none. view: the one view that
-    is written; None writes every view. aside: for lines on trial, which hold up nothing but
-    the commit of what lies behind them.
+    under_way: remembers how far that batch came; None if there is none. view: the one view that
+    is written; None writes every view. quarantined: a batch whose lines are tried alone; then
+    this is `aside`, and holds up nothing but the commit of what lies behind.
 
     A batch for which the store takes too long is cut anew, with half as many points each time
     until one is stored; each one behind that may hold twice as many again.
@@ -34,69 +34,70 @@ class Destination:
         view: str | None,
         backoff: Backoff,
         *,
-        now: Callable[[], float],
         apart_s: float,
-        aside: bool = False,
+        quarantined: BatchWriter | None = None,
     ) -> None:
-        self._now = now
         self._apart_s = apart_s
-        self.aside = aside
+        self.aside = quarantined is not None
         self.namespace = namespace
         self.retention_class = retention_class
         self.view = view
         self.backoff = backoff
         self.waiting = Waiting()
-        self.flush: BatchWriter | None = None
+        self.under_way = quarantined
         self._most_points = float("inf")
 
     def __bool__(self) -> bool:
-        return self.flush is not None or bool(self.waiting)
+        return self.under_way is not None or bool(self.waiting)
 
     @property
     def size_bytes(self) -> int:
         """Bytes that are not settled."""
-        return self.waiting.size_bytes + (self.flush.batch.size_bytes if self.flush else 0)
+        return self.waiting.size_bytes + (self.under_way.batch.size_bytes if self.under_way else 0)
 
     def due_at(self, settings: WorkerSettings, max_points: int) -> float:
         """When to write, on the worker's clock; there must be something to write."""
-        if self.flush is not None:
+        if self.under_way is not None:
             return self.backoff.ready_at
         full = self.waiting.enough(max_points=max_points, max_bytes=settings.batch_bytes)
-        ripe_at = self.waiting.since + (0.0 if full else settings.batch_age_s)
-        return max(ripe_at, self.backoff.ready_at)
+        wait_until = self.waiting.since + (0.0 if full else settings.batch_age_s)
+        return max(wait_until, self.backoff.ready_at)
 
     def begin(self, views: Sequence[View], *, max_points: int, max_bytes: int) -> BatchWriter:
         """The batch on its way, cut from what waits or gone on with."""
-        if self.flush is None:
+        if self.under_way is None:
             wanted = [view for view in views if self.view is None or view.name == self.view]
             batch = Batch(self.namespace, self.retention_class)
             max_points = int(min(max_points, self._most_points))
             self.waiting.cut(batch, max_points=max_points, max_bytes=max_bytes)
             BATCH_POINTS.observe(batch.points)
-            self.flush = BatchWriter(batch, wanted, now=self._now, apart_s=self._apart_s)
-        return self.flush
+            self.under_way = BatchWriter(batch, wanted, apart_s=self._apart_s)
+        return self.under_way
 
-    def cut_anew(self, flush: BatchWriter) -> None:
+    def cut_anew(self) -> None:
         """Let the batch wait again, the next one be half of it. One block is not parted."""
-        self._most_points = max(1, flush.batch.points // 2)
-        self.waiting.put_back(flush.batch)
-        self.flush = None
+        if self.under_way is not None:
+            self._most_points = max(1, self.under_way.batch.points // 2)
+            self.waiting.put_back(self.under_way.batch)
+            self.under_way = None
 
     def finish(self) -> None:
         """The batch is stored or dead-lettered."""
-        self.flush = None
+        self.under_way = None
         self._most_points *= 2
 
     def partitions(self) -> set[TopicPartition]:
         """Where the blocks lie."""
-        return self.waiting.partitions() | (self.flush.batch.partitions() if self.flush else set())
+        return self.waiting.partitions() | (
+            self.under_way.batch.partitions() if self.under_way else set()
+        )
 
     def drop(self, partitions: Collection[TopicPartition]) -> None:
         """Forget the blocks of these partitions; no write of them starts any more."""
-        if self.flush is not None:
-            self.flush.drop(partitions)
-            if not self.flush.batch.blocks:
-                self.flush = None
+        if self.under_way is not None:
+            self.under_way.drop(partitions)
+            if not self.under_way.batch.blocks:
+                self.under_way = None
         self.waiting.drop(partitions)
 
 
@@ -104,7 +105,7 @@ class Destinations:
     """All destinations that have something waiting, in the order of their last turn.
 
     What is replayed into one view has a destination of its own, so that lines that are still
-    refused hold up no others. So have lines on trial.
+    refused hold up no others. So have lines in quarantine.
     """
 
     def __init__(
@@ -146,19 +147,20 @@ class Destinations:
             views, max_points=self._batch_size.points, max_bytes=self._settings.batch_bytes
         )
 
-    def set_aside(self, destination: Destination, flush: BatchWriter) -> None:
-        """Give the lines that a flush leaves suspected a destination of their own."""
-        aside = flush.set_aside()
-        if aside is None:
-            return
-        self._asides += 1
-        name = (destination.namespace, destination.retention_class, destination.view)
-        apart = self._opened(*name, aside=True)
-        apart.flush = aside
-        self._destinations[*name, self._asides] = apart
+    def set_aside(self, destination: Destination, batch_writer: BatchWriter) -> None:
+        """Give the lines that a batch holds back a destination of their own."""
+        aside = batch_writer.set_aside()
+        if aside is not None:
+            self._asides += 1
+            name = (destination.namespace, destination.retention_class, destination.view)
+            self._destinations[*name, self._asides] = self._opened(*name, aside)
 
     def _opened(
-        self, namespace: str, retention_class: str, view: str | None, *, aside: bool = False
+        self,
+        namespace: str,
+        retention_class: str,
+        view: str | None,
+        quarantined: BatchWriter | None = None,
     ) -> Destination:
         base_s, cap_s = self._settings.retry_base_s, self._settings.retry_cap_s
         return Destination(
@@ -166,9 +168,8 @@ class Destinations:
             retention_class,
             view,
             Backoff(self._now, self._rng, base_s=base_s, cap_s=cap_s),
-            now=self._now,
             apart_s=self._settings.poison_apart_s,
-            aside=aside,
+            quarantined=quarantined,
         )
 
     def next_due_at(self) -> float:
@@ -192,7 +193,7 @@ class Destinations:
             destination.waiting.make_due()
 
     def resting(self) -> set[TopicPartition]:
-        """Partitions with blocks for a destination that rests, trials left out."""
+        """Partitions with blocks for a destination that rests, quarantine left out."""
         return {p for d in self if d.backoff.resting and not d.aside for p in d.partitions()}
 
     def forget_empty(self) -> None:

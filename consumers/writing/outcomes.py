@@ -12,7 +12,7 @@ from telemetry.metrics import CONSUMED_POINTS, END_TO_END_SECONDS, tenant_label
 
 
 def count_settled(
-    flush: BatchWriter,
+    batch_writer: BatchWriter,
     now_ns: int,
     on_stored: Callable[[int, int], None] | None,
     canary: CanaryWatch,
@@ -22,8 +22,8 @@ def count_settled(
     A point that some view lacks is dead. on_stored gets received_ns and the stored points
     of each block. Canaries are no points: the watch alone hears of those that are stored.
     """
-    dead = flush.dead_points()
-    for placed in flush.batch.blocks:
+    dead = batch_writer.dead_points()
+    for placed in batch_writer.batch.blocks:
         block, dead_points = placed.block, dead.get(placed, 0)
         if block.tenant == CANARIES:
             if not dead_points:

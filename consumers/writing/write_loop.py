@@ -1,32 +1,31 @@
-"""What the store's answers mean: the one table from its errors to what the worker does.
+"""The loop that writes a batch, and the one table from the store's answers to reactions.
 
-stored              on to the next view
+stored              go on
 StoreUnavailable    outcome unknown: rest, then the same bytes again; but if the lines may be
-                    to blame and a canary passes: narrow them down within the batch's BatchWriter;
+                    the cause and a canary passes: narrow them down;
                     and if it took too long: half of them, then the others
-WriteTooLarge       halve                       } within the batch's BatchWriter
-LinesRefused        find the culprit            }
-StoreMisconfigured  rest; after a minute dead-letter the batch and go on behind it
+WriteTooLarge       halve                  } in the batch's BatchWriter
+LinesRefused        find the bad line      }
+StoreMisconfigured  rest; after a minute dead-letter the batch in this view and go on
 anything else       the worker ends
 """
 
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
-from functools import partial
+from functools import cache
 
+from consumers.batches.batch import Batch
 from consumers.batches.batch_size import BatchSize
+from consumers.writing.attempt import Attempt, NotBefore, Outcome
 from consumers.writing.batch_writer import BatchWriter
 from consumers.writing.bucket_errors import BucketErrors
 from consumers.writing.destinations import Destination
-from consumers.writing.quarantine import NotYet
-from schemas.canary import worker_line
-from schemas.line_protocol.precision import Precision
 from schemas.store.protocols import (
     LinesRefused,
     LineWriter,
+    StoreError,
     StoreMisconfigured,
     StoreUnavailable,
     WriteTooLarge,
@@ -35,17 +34,23 @@ from telemetry.metrics import BATCH_SIZE, SUSPECTED_WRITES, WRITE_SECONDS, WRITE
 
 _log = logging.getLogger("stepclock.consumer")
 
+# Looking up a metric by its labels costs more than counting; there are few of them.
+_writes, _write_seconds = cache(WRITES.labels), cache(WRITE_SECONDS.labels)
 
-class _OutOfTime(Exception):
-    """The log must be polled before the next write: a search may take many of them."""
+#: What the metrics call each answer.
+_OUTCOMES = {
+    StoreUnavailable: "unavailable",
+    LinesRefused: "refused",
+    WriteTooLarge: "too_large",
+    StoreMisconfigured: "misconfigured",
+}
 
 
 class WriteLoop:
-    """Writes batches into their views by one writer.
+    """Asks a BatchWriter what to write, writes it, and gives the outcome back.
 
-    batch_size learns from every answer to a whole batch. on_answer is called after each
-    write, whatever came of it. error is what the store's last answer said, None while it
-    takes writes.
+    It owns time, rests, the parking of buckets that refuse us, and the metrics of writes.
+    batch_size learns from every answer to a whole batch.
     """
 
     def __init__(
@@ -54,157 +59,130 @@ class WriteLoop:
         batch_size: BatchSize,
         *,
         park_after_s: float,
-        now: Callable[[], float] = time.monotonic,
-        now_ns: Callable[[], int] = time.time_ns,
-        on_answer: Callable[[], None] = lambda: None,
+        now: Callable[[], float],
+        now_ns: Callable[[], int],
     ) -> None:
         self._writer = writer
         self._batch_size = batch_size
         self._bucket_errors = BucketErrors(now, park_after_s=park_after_s)
         self._now = now
         self._now_ns = now_ns
-        self._on_answer = on_answer
-        self._until = float("inf")
+        #: What the store's last answer said; None while it takes writes.
         self.error: str | None = None
+        #: When the last write ended, whatever came of it.
+        self.answered_at = now()
 
-    def store(self, destination: Destination, flush: BatchWriter, until: float) -> bool:
+    def run(self, destination: Destination, batch_writer: BatchWriter, until: float) -> bool:
         """Go on with a batch; True once every view has it or has rejected the rest of it.
 
         False if the destination rests now, or if `until` passed between two writes: call
-        again with the same flush when it is due.
+        again with the same batch when it is due.
         """
-        namespace = destination.namespace
-        self._until = float("inf")  # the first write always starts, so every call gets on
-        while (target := flush.target()) is not None:
-            try:
-                if flush.last_failure is not None or flush.alone is not None:
-                    self._ask_canary(namespace, target)
-                    destination.backoff.reset()
-                if flush.last_failure is not None:
-                    self._blame(destination, target, flush)
-                flush.advance(partial(self._write, destination, flush, until))
-            except _OutOfTime:
+        batch_writer.resume()
+        first = True  # the first write always starts, so every call makes progress
+        while (attempt := batch_writer.next(self._now(), self._now_ns())) is not None:
+            if isinstance(attempt, NotBefore):
+                destination.backoff.rest_until(attempt.at)
                 return False
-            except NotYet as exc:
-                destination.backoff.rest_until(exc.due_at)
-                return False
-            except StoreUnavailable as exc:
-                rest_s = destination.backoff.fail(exc.retry_after_s)
-                self.error = str(exc)
-                if exc.late and flush.may_be_cut:
-                    destination.cut_anew(flush)
-                _log.warning(
-                    "store does not answer for %s/%s, trying again in %.1f s: %s",
-                    namespace,
-                    destination.retention_class,
-                    rest_s,
-                    exc,
-                )
-                return False
-            except StoreMisconfigured as exc:
-                self.error = str(exc)
-                target = flush.target() or target
-                if not self._bucket_errors.mark_failed(namespace, target):
-                    rest_s = destination.backoff.fail()
-                    _log.error(
-                        "store refuses us bucket %s/%s, trying again in %.1f s; check token, "
-                        "organisation and provision: %s",
-                        namespace,
-                        target,
-                        rest_s,
-                        exc,
-                    )
+            began = self._now()
+            if not attempt.canary:
+                if began >= until and not first:
                     return False
-                _log.error("parking a batch for bucket %s/%s: %s", namespace, target, exc)
-                flush.park(str(exc))
-        if flush.batch.full and flush.slowest_s is not None:
-            self._batch_size.answered(flush.batch.points, flush.slowest_s)
+                first = False
+            outcome = self._write(destination.namespace, attempt, began)
+            if attempt.whole and outcome is not None:
+                self._shrink(batch_writer.batch, outcome)
+            if attempt.canary and outcome is None and batch_writer.last_failure is not None:
+                self._tell_of_search(destination, batch_writer, attempt.target)
+            ended = self.answered_at
+            batch_writer.answered(attempt, outcome, now=ended, seconds=ended - began)
+            if outcome is None:
+                destination.backoff.reset()
+            elif isinstance(outcome, StoreUnavailable):
+                self._rest(destination, batch_writer, outcome)
+                return False
+            elif isinstance(outcome, StoreMisconfigured):
+                if not self._parks(destination, attempt.target, outcome):
+                    return False
+                batch_writer.park(str(outcome))
+            del attempt  # its lines are not to be held while the next ones are made
+        if batch_writer.batch.full and batch_writer.slowest_s is not None:
+            self._batch_size.answered(batch_writer.batch.points, batch_writer.slowest_s)
             BATCH_SIZE.set(self._batch_size.size)
         return True
 
-    def _write(
-        self,
-        destination: Destination,
-        flush: BatchWriter,
-        until: float,
-        view: str,
-        target: str,
-        lines: bytes,
-        precision: Precision,
+    def _write(self, namespace: str, attempt: Attempt, began: float) -> Outcome:
+        """One write, measured and counted. Lets pass what is no answer of a store."""
+        outcome: Outcome = None
+        name = "failed"
+        try:
+            self._writer.write(namespace, attempt.target, attempt.lines, attempt.precision)
+        except (StoreUnavailable, LinesRefused, WriteTooLarge, StoreMisconfigured) as exc:
+            # Without its traceback, whose frames would keep the lines in memory.
+            outcome, name = exc.with_traceback(None), _OUTCOMES[type(exc)]
+        else:
+            name = "stored"
+            self.error = None
+            self._bucket_errors.clear(namespace, attempt.target)
+        finally:
+            self.answered_at = self._now()
+            _writes(attempt.view, name).inc()
+            _write_seconds(attempt.view).observe(self.answered_at - began)
+        if attempt.canary and isinstance(outcome, LinesRefused | WriteTooLarge):
+            return StoreUnavailable(f"the store refuses a line that is good: {outcome}")
+        return outcome
+
+    def _shrink(self, batch: Batch, outcome: StoreError) -> None:
+        """Make batches smaller if this one was too large, or may have been."""
+        if isinstance(outcome, WriteTooLarge) or (
+            batch.full and isinstance(outcome, StoreUnavailable)
+        ):
+            self._batch_size.failed(batch.points)
+            BATCH_SIZE.set(self._batch_size.size)
+
+    def _tell_of_search(
+        self, destination: Destination, batch_writer: BatchWriter, target: str
     ) -> None:
-        """One write of a batch. Raises _OutOfTime instead of starting it too late."""
-        if self._now() >= self._until:
-            raise _OutOfTime
-        self._until = until
-        whole, started = flush.whole, self._now()
-        try:
-            self._send(view, destination.namespace, target, lines, precision)
-        except WriteTooLarge:
-            if whole:
-                self._shrink(flush)
-            raise
-        except StoreUnavailable as exc:
-            if whole and flush.batch.full:
-                self._shrink(flush)
-            if exc.may_be_the_lines:
-                flush.last_failure = str(exc)
-            raise
-        if whole:
-            flush.slowest_s = max(flush.slowest_s or 0.0, self._now() - started)
-        destination.backoff.reset()
-
-    def _shrink(self, flush: BatchWriter) -> None:
-        self._batch_size.failed(flush.batch.points)
-        BATCH_SIZE.set(self._batch_size.size)
-
-    def _ask_canary(self, namespace: str, target: str) -> None:
-        """Return if the bucket takes a line that is known to be good.
-
-        Raises StoreUnavailable or StoreMisconfigured otherwise: then it is not the lines.
-        """
-        line = worker_line(self._now_ns())
-        try:
-            self._send("canary", namespace, target, line, Precision.NS)
-        except (LinesRefused, WriteTooLarge) as exc:
-            raise StoreUnavailable(f"the store refuses a line that is good: {exc}") from exc
-
-    def _blame(self, destination: Destination, target: str, flush: BatchWriter) -> None:
+        """A canary passed, so a line of the batch made the store fail."""
         SUSPECTED_WRITES.inc()
         _log.warning(
             "bucket %s/%s takes a canary and failed on a batch of %d blocks, so a line of it is "
             "suspected; looking for it: %s",
             destination.namespace,
             target,
-            len(flush.batch.blocks),
-            flush.last_failure,
+            len(batch_writer.batch.blocks),
+            batch_writer.last_failure,
         )
-        flush.blame()
 
-    def _send(
-        self, view: str, namespace: str, target: str, lines: bytes, precision: Precision
+    def _rest(
+        self, destination: Destination, batch_writer: BatchWriter, error: StoreUnavailable
     ) -> None:
-        """One write, measured and counted."""
-        outcome = "failed"
-        started = self._now()
-        try:
-            self._writer.write(namespace, target, lines, precision)
-        except StoreUnavailable:
-            outcome = "unavailable"
-            raise
-        except LinesRefused:
-            outcome = "refused"
-            raise
-        except WriteTooLarge:
-            outcome = "too_large"
-            raise
-        except StoreMisconfigured:
-            outcome = "misconfigured"
-            raise
-        else:
-            outcome = "stored"
-            self.error = None
-            self._bucket_errors.clear(namespace, target)
-        finally:
-            WRITES.labels(view, outcome).inc()
-            WRITE_SECONDS.labels(view).observe(self._now() - started)
-            self._on_answer()
+        rest_s = destination.backoff.fail(error.retry_after_s)
+        self.error = str(error)
+        if error.late and batch_writer.may_be_cut:
+            destination.cut_anew()
+        _log.warning(
+            "store does not answer for %s/%s, trying again in %.1f s: %s",
+            destination.namespace,
+            destination.retention_class,
+            rest_s,
+            error,
+        )
+
+    def _parks(self, destination: Destination, target: str, error: StoreMisconfigured) -> bool:
+        """Rest, or say that the bucket has refused us for too long to wait for it."""
+        namespace = destination.namespace
+        self.error = str(error)
+        if self._bucket_errors.mark_failed(namespace, target):
+            _log.error("parking a batch for bucket %s/%s: %s", namespace, target, error)
+            return True
+        rest_s = destination.backoff.fail()
+        _log.error(
+            "store refuses us bucket %s/%s, trying again in %.1f s; check token, "
+            "organisation and provision: %s",
+            namespace,
+            target,
+            rest_s,
+            error,
+        )
+        return False

@@ -77,8 +77,8 @@ def test_the_size_that_counts_is_that_of_the_moment_at_which_a_batch_is_written(
     for wanted in (10, 20, 5):
         found.size.size = wanted
         destination = found.due(now())
-        flush = found.begin(destination, [])
-        sizes.append(flush.batch.points)
+        under_way = found.begin(destination, [])
+        sizes.append(under_way.batch.points)
         destination.finish()
     assert sizes == [10, 20, 5]
     assert found.size_bytes == 2 * 10
@@ -140,9 +140,9 @@ def test_a_batch_under_way_takes_no_more_blocks():
     found, now = destinations()
     found.add(placed(), "raw", now())
     destination = found.due(now() + 1)
-    flush = found.begin(destination, [])
+    under_way = found.begin(destination, [])
     found.add(placed(offset=1), "raw", now())
-    assert len(flush.batch.blocks) == 1
+    assert len(under_way.batch.blocks) == 1
     assert destination.partitions() == {P0}
     assert destination.size_bytes == 20
     destination.finish()

@@ -55,8 +55,19 @@ class Store:
             self(b"\n".join(lines))
         self.writes = 0
         isolation = Isolation("wall", candidates(lines), refusal.value, **kwargs)
-        isolation.run(self)
+        search(isolation, self)
         return isolation
+
+
+def search(isolation, store):
+    """What the loop does: write what is next, and give the outcome back."""
+    while (text := isolation.next(0.0)) is not None:
+        try:
+            store(text)
+        except (LinesRefused, WriteTooLarge) as exc:
+            isolation.answered(exc)
+        else:
+            isolation.answered(None)
 
 
 def originals(isolation, reason):
@@ -108,7 +119,7 @@ def test_a_store_that_names_a_field_of_no_line_is_searched_by_halves():
         store(b"\n".join(lines))
     refusal.value.conflict = FieldConflict('m"', "f", "float")
     isolation = Isolation("wall", candidates(lines), refusal.value)
-    isolation.run(store)
+    search(isolation, store)
     assert originals(isolation, Reason.REFUSED) == [lines[7]]
 
 
@@ -119,7 +130,7 @@ def test_an_innocent_line_of_the_accused_kind_is_stored():
         store(b"\n".join(lines))
     refusal.value.conflict = FieldConflict("m", "f", "string")
     isolation = Isolation("wall", candidates(lines), refusal.value)
-    isolation.run(store)
+    search(isolation, store)
     assert originals(isolation, Reason.REFUSED) == [lines[4]]
     assert set(store.stored) == set(lines) - {lines[4]}
 
@@ -132,7 +143,7 @@ def test_of_lines_that_are_too_old_the_oldest_are_looked_at_first():
     refusal.value.outdated = True
     store.writes = 0
     isolation = Isolation("wall", candidates(lines), refusal.value)
-    isolation.run(store)
+    search(isolation, store)
     assert originals(isolation, Reason.REFUSED) == lines[:400]
     assert store.writes == 2
 
@@ -211,9 +222,9 @@ def test_an_unknown_outcome_passes_through_and_the_search_goes_on_from_there():
     store.fail_at = 4
     isolation = Isolation("wall", candidates(lines), LinesRefused("no", stored_others=False))
     with pytest.raises(StoreUnavailable):
-        isolation.run(store)
+        search(isolation, store)
     already = list(store.stored)
-    isolation.run(store)
+    search(isolation, store)
     assert originals(isolation, Reason.REFUSED) == [lines[42]]
     assert set(store.stored) == set(lines) - {lines[42]}
     assert len(store.stored) == len(set(store.stored)) >= len(already)
