@@ -6,7 +6,7 @@ import itertools
 import zlib
 
 from schemas.admission.admission import MAX_LISTED, Admission, Part
-from schemas.admission.body import _Body, admit
+from schemas.admission.body import _BodyAdmission, admit
 from schemas.line_protocol.bounds import Rules
 from schemas.line_protocol.bounds import check as check_bounds
 from schemas.line_protocol.codec import encode, scan, split
@@ -22,7 +22,7 @@ OPEN = Rules(None, 2**63 - 2, "forever", frozenset())
 TOKENS = (*lines.TOKENS, b" 1795277400000000000", b" 1795277400", b"\n", b"nonfinite", b"=9" * 5)
 
 
-class _ExactTier(admission._BodyAdmission):
+class _ExactTier(_BodyAdmission):
     """Admission without the patterns: every line goes to the exact parser."""
 
     def _take_run(self, start: int, stop: int) -> int:

@@ -36,9 +36,7 @@ def names_of_loggers(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("package", OURS, ids=lambda path: path.name)
-def test_all_our_loggers_are_below_stepclock_so_that_one_filter_finds_them(package, request):
-    if package.name == "consumers":
-        request.applymarker(pytest.mark.xfail(strict=True, reason="they carry their files' names"))
+def test_all_our_loggers_are_below_stepclock_so_that_one_filter_finds_them(package):
     strangers = {
         f"{path.relative_to(ROOT)}: {name}"
         for path in package.rglob("*.py")
