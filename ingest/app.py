@@ -21,8 +21,6 @@ from starlette.types import Receive, Scope, Send
 from ingest import errors
 from ingest.errors import Dialect, GatewayError
 from ingest.http.body import Bounds
-from ingest.http.endpoint import Endpoint
-from ingest.http.endpoint import Response as Reply
 from ingest.keys.auth import KeyStore
 from ingest.limits.byte_budget import ByteBudget
 from ingest.limits.dry_run import DryRun
@@ -39,6 +37,8 @@ from ingest.read.receipts import receipt_routes
 from ingest.read.routes import read_routes
 from ingest.read.settlement import Settlement
 from ingest.settings import HttpSettings
+from ingest.write.endpoint import Endpoint
+from ingest.write.endpoint import Response as Reply
 from ingest.write.intake import Intake
 from ingest.write.json_rows import MetricsRoute
 from ingest.write.judge import Judge

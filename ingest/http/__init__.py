@@ -1,1 +1,1 @@
-"""HTTP below the routes: the socket, TLS, connections, bodies, one answer for each request."""
+"""HTTP below the routes: the socket, TLS, connections, bodies, what they may cost."""

@@ -12,9 +12,9 @@ from starlette.types import Receive, Scope
 
 from ingest.errors import BadRequest, BodyTooLarge, GatewayError, RowsRefused, Unavailable
 from ingest.http.body import Bounds, read_body
-from ingest.http.endpoint import Response
 from ingest.keys.auth import KeyStore, key_in_headers
 from ingest.limits.series import Series
+from ingest.write.endpoint import Response
 from ingest.write.intake import Intake
 from ingest.write.judge import Steps
 from ingest.write.lines import count_accepted

@@ -15,9 +15,9 @@ from starlette.types import Receive, Scope
 
 from ingest.errors import BadRequest, Dialect, GatewayError, LinesRefused, Unavailable
 from ingest.http.body import Bounds, read_body
-from ingest.http.endpoint import Response
 from ingest.keys.auth import KeyStore, key_in_headers, key_in_query
 from ingest.limits.series import Series
+from ingest.write.endpoint import Response
 from ingest.write.intake import Intake
 from ingest.write.judge import Steps
 from schemas.admission.admission import Admission
