@@ -1,4 +1,7 @@
-"""JSON rows: each is stored as it says, or refused by name, and the answer can be written."""
+"""JSON rows: each is stored as it says, or refused by name, and the answer can be written.
+
+Row by row they are the same as parsed at once, wherever windows of text end.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,12 @@ import itertools
 import json
 from types import SimpleNamespace
 
+from pydantic_core import from_json
+
 from ingest.errors import BadRequest, BodyTooLarge
 from ingest.write.json_rows import _Judged, _rows_of
 from schemas.admission.body import admit
+from schemas.json_rows import PAUSE, InvalidRows, Unrepresentable, decode_rows
 from schemas.line_protocol.bounds import Rules
 from schemas.line_protocol.codec import field_value, parse
 from schemas.line_protocol.precision import Precision
@@ -20,10 +26,12 @@ TOKENS = (
     *(b'{"rows":[', b'"experiment":"e"', b'"run":"r"', b'"step":1', b'"values":{', b'"rank":0'),
     *(b'"attempt":2', b'"tags":{"a":"b"}', b'"time":1795277400000000000', b"NaN", b"Infinity"),
     *(b'"NaN"', b"\\ud800", b"1e999", b"1E-400", b"true", b"null", b"[[[[", b"\\u0000", b'\\"'),
+    *(b"},{", b"}],[{", b"1e400", b"]}", b"9" * 200),
 )
 
 
 def check(data: bytes) -> None:
+    _check_decoding(data)
     try:
         rows = _rows_of(data)
     except (BadRequest, BodyTooLarge):
@@ -52,6 +60,42 @@ def check(data: bytes) -> None:
     assert (raw.points if raw else 0) == judged.accepted
     for text in raw.lines.split(b"\n") if raw else []:
         _check_says_the_same(text, rows)
+
+
+def _check_decoding(data: bytes) -> None:
+    expected = _parsed_at_once(data)
+    for window_bytes in (1, 32, 16 * 1024):
+        try:
+            rows = [
+                row for row in decode_rows(data, _window_bytes=window_bytes) if row is not PAUSE
+            ]
+        except InvalidRows as exc:
+            assert expected is None
+            assert len(str(exc)) < 250
+        else:
+            assert _spelled(rows) == _spelled(expected)
+
+
+def _parsed_at_once(data: bytes) -> list[object] | None:
+    try:
+        document = from_json(data, allow_inf_nan=True)
+    except ValueError:
+        return None
+    if not isinstance(document, dict) or not isinstance(document.get("rows"), list):
+        return None
+    # A name that comes twice is one member for from_json.
+    return document["rows"] if len(json.loads(data, object_pairs_hook=list)) == 1 else None
+
+
+def _spelled(value: object) -> object:
+    """The value with its types, NaN like itself, and what is beyond a float as an infinity."""
+    if isinstance(value, Unrepresentable):
+        return "-inf" if value.startswith("-") else "inf"
+    if isinstance(value, list):
+        return [_spelled(member) for member in value]
+    if isinstance(value, dict):
+        return [(name, _spelled(member)) for name, member in value.items()]
+    return repr(value)
 
 
 def _check_says_the_same(text: bytes, rows: list[dict[str, object]]) -> None:
