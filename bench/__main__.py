@@ -23,6 +23,7 @@ from bench.lab.influx import WriteFailed
 from bench.options import changed, options
 from bench.parts import PARTS, README, Part
 from bench.report import Page
+from demo.gateway import ReadFailed
 from native.process import StartFailed
 from native.step import PreparationFailed
 from schemas.log.protocols import LogUnavailable
@@ -35,6 +36,7 @@ FAILURES = (
     ConnectionError,
     LogUnavailable,
     PreparationFailed,
+    ReadFailed,
     Stalled,
     StartFailed,
     WriteFailed,

@@ -11,7 +11,7 @@ from bench.budgets import validation
 from bench.chain import chain
 from bench.consumer import batch_size, consumer, rebalance, scaling
 from bench.embedded import embedded
-from bench.gateway import gateway, isolation, rate_limit
+from bench.gateway import gateway, isolation, rate_limit, stall
 from bench.gateway import kill as gateway_kill
 from bench.growth import growth
 from bench.lab.services import Tell
@@ -114,6 +114,14 @@ PARTS: tuple[Part[Any], ...] = (
         "tenant stays under twice its value without.",
         isolation.Plan(),
         isolation.measure,
+        reported=False,
+    ),
+    Part(
+        "stall",
+        "How long hostile bodies hold the gateway's event loop, and with it all other tenants.",
+        "None: it measures how long the event loop stands still.",
+        stall.Plan(),
+        stall.measure,
         reported=False,
     ),
     Part(

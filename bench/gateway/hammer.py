@@ -18,28 +18,28 @@ from time import perf_counter
 
 import uvloop
 
-from bench.lab.connection import Connection, build_request
+from bench.lab.connection import Connection, build_post
 
 _NICENESS = 15
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to send where: `times` copies of a line on each connection."""
+    """What to send where: the body that lies in a file, on each connection."""
 
     host: str
     port: int
     key: str
     connections: int
-    line: str
-    times: int
+    target: str
+    body: str
+    gzipped: bool
     seconds: float
 
 
-async def hammer(plan: Plan) -> Counter[str]:
+async def hammer(plan: Plan, body: bytes) -> Counter[str]:
     """Send until the time is over; the answers by status, and broken connections."""
-    body = "\n".join([plan.line] * plan.times).encode()
-    request = build_request(plan.host, plan.port, plan.key, body)
+    request = build_post(plan.host, plan.port, plan.key, plan.target, body, gzipped=plan.gzipped)
     answers: Counter[str] = Counter()
     until = perf_counter() + plan.seconds
 
@@ -70,7 +70,7 @@ def main(plan_path: str, outcome_path: str) -> None:
     """Read the plan, send, write down the answers."""
     os.nice(_NICENESS)
     plan = Plan(**json.loads(Path(plan_path).read_text("utf-8")))
-    answers = uvloop.run(hammer(plan))
+    answers = uvloop.run(hammer(plan, Path(plan.body).read_bytes()))
     Path(outcome_path).write_text(json.dumps(answers), "utf-8")
 
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from time import perf_counter
 
-from bench.gateway import hammer
+from bench.gateway import hammer, hostile
+from bench.lab.connection import write_target
 from bench.lab.figures import percentile, short, whole
 from bench.lab.lines import STEP_MS, body
 from bench.lab.machine import cpu_s
@@ -43,20 +46,44 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What the other tenant sends meanwhile: `times` copies of a line on each connection."""
+    """What the other tenant sends meanwhile, on each connection. make: makes the body."""
 
     name: str
     connections: int
-    line: str
-    times: int
+    make: Callable[[], bytes]
+    target: str = write_target()
+    gzipped: bool = False
     limited: bool = False
 
 
+def _gzipped(make: Callable[[], bytes]) -> bytes:
+    return gzip.compress(make())
+
+
+def _bad_lines(count: int) -> bytes:
+    return b"\n".join([b"resnet,run=r1 loss=,step=1i"] * count)
+
+
 TROUBLES = (
-    Trouble("one bad line a body", 64, "x", 1),
-    Trouble("bad lines, 32 KiB a body", 64, "resnet,run=r1 loss=,step=1i", 1_000),
-    Trouble("bad lines, 10 MiB a body", 8, "resnet,run=r1 loss=,step=1i", 370_000),
-    Trouble("good lines, 100 a body, far over its limit", 64, "m f=1", 100, limited=True),
+    Trouble("one bad line a body", 64, lambda: b"x"),
+    Trouble("bad lines, 32 KiB a body", 64, lambda: _bad_lines(1_000)),
+    Trouble("bad lines, 10 MiB a body", 8, lambda: _bad_lines(370_000)),
+    Trouble(
+        "good lines, 100 a body, far over its limit",
+        64,
+        lambda: b"\n".join([b"m f=1"] * 100),
+        limited=True,
+    ),
+    *(
+        Trouble(
+            f"JSON, {name}, 32 MiB in 32 KiB of gzip",
+            8,
+            partial(_gzipped, make),
+            target=hostile.ROWS_TARGET,
+            gzipped=True,
+        )
+        for name, make in hostile.JSON.items()
+    ),
 )
 
 
@@ -117,15 +144,17 @@ def _run(
         waited, failures = watch(url, keys["modest"], seconds)
         return Phase(name, waited, failures, cpu_s(pid) - cpu_began, {})
     plan_path, outcome_path = folder / "hammer.json", folder / "hammered.json"
-    log_path = folder / "hammer.log"
+    log_path, body_path = folder / "hammer.log", folder / "hammer.body"
+    body_path.write_bytes(trouble.make())
     host, port = host_and_port(url)
     load = hammer.Plan(
         host,
         port,
         keys["limited" if trouble.limited else "troubled"],
         trouble.connections,
-        trouble.line,
-        trouble.times,
+        trouble.target,
+        str(body_path),
+        trouble.gzipped,
         seconds + 2 * _HEAD_START_S,
     )
     hammer.write_plan(plan_path, load)

@@ -33,10 +33,23 @@ def build_request(
     host: str, port: int, key: str, body: bytes, *, class_name: str = DEFAULT_CLASS
 ) -> bytes:
     """A write of lines timed in ms to a class."""
+    return build_post(host, port, key, write_target(class_name), body)
+
+
+def write_target(class_name: str = DEFAULT_CLASS) -> str:
+    """Where lines timed in ms go."""
+    return f"/api/v2/write?bucket={class_name}&precision=ms"
+
+
+def build_post(
+    host: str, port: int, key: str, target: str, body: bytes, *, gzipped: bool = False
+) -> bytes:
+    """A body to any target. gzipped: it is compressed already."""
+    encoding = b"Content-Encoding: gzip\r\n" if gzipped else b""
     return (
-        b"POST /api/v2/write?bucket=%b&precision=ms HTTP/1.1\r\n"
-        b"Host: %b:%d\r\nAuthorization: Bearer %b\r\nContent-Length: %d\r\n\r\n"
-        % (class_name.encode(), host.encode(), port, key.encode(), len(body))
+        b"POST %b HTTP/1.1\r\n"
+        b"Host: %b:%d\r\nAuthorization: Bearer %b\r\n%bContent-Length: %d\r\n\r\n"
+        % (target.encode(), host.encode(), port, key.encode(), encoding, len(body))
     ) + body
 
 

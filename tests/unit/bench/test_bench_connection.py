@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from bench.lab.connection import Answer, Connection, build_request, parse_answer
+from bench.lab.connection import Answer, Connection, build_post, build_request, parse_answer
 from bench.lab.lines import bodies, body
 from schemas.admission.body import admit
 from schemas.line_protocol.bounds import Rules
@@ -78,3 +78,16 @@ def test_generated_line_has_two_fields_and_a_step():
     assert fields.startswith(b"train/loss=0.")
     assert fields.endswith(b",step=1200i")
     assert time == b"1795277412000"
+
+
+def test_a_compressed_body_says_so_and_any_other_is_sent_as_it_is():
+    head, _, body = build_post("h", 1, "k", "/t", b"abc", gzipped=True).partition(b"\r\n\r\n")
+    assert head.split(b"\r\n") == [
+        b"POST /t HTTP/1.1",
+        b"Host: h:1",
+        b"Authorization: Bearer k",
+        b"Content-Encoding: gzip",
+        b"Content-Length: 3",
+    ]
+    assert body == b"abc"
+    assert b"Content-Encoding" not in build_post("h", 1, "k", "/t", b"abc")

@@ -1,4 +1,6 @@
-from bench.gateway.isolation import Phase, Waited, _section
+import gzip
+
+from bench.gateway.isolation import TROUBLES, Phase, Waited, _section
 
 
 def phase(name, stored_s, failures=(), answers=None):
@@ -22,3 +24,12 @@ def test_writes_that_failed_are_failures_each_kind_once():
     assert section.failures == ["rude: a write got 503"]
     assert section.tables[0].rows[1][-1] == "400: 1,200"
     assert section.tables[0].rows[2][0] == "alone again"
+
+
+def test_every_trouble_has_a_name_of_its_own_and_hostile_json_is_small_until_it_is_read():
+    assert len({trouble.name for trouble in TROUBLES}) == len(TROUBLES)
+    packed = [trouble.make() for trouble in TROUBLES if trouble.gzipped]
+    assert packed
+    for body in packed:
+        assert len(body) < 64 * 1024
+        assert len(gzip.decompress(body)) > 500 * len(body)
