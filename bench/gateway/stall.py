@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ _IDLE_S = 1.0
 _SETTINGS = {
     "STEPCLOCK_MAX_BODY_BYTES": str(33 * 1024 * 1024),
     "STEPCLOCK_MAX_READING_BYTES": str(1024 * 1024 * 1024),
+    "STEPCLOCK_MAX_PENDING_BYTES": str(1024 * 1024 * 1024),
     "STEPCLOCK_CANARY_S": "0",
 }
 
@@ -65,9 +67,10 @@ KINDS = tuple(
 
 @dataclass(slots=True)
 class Seen:
-    """The longest stall of each round in seconds, and all answers by status."""
+    """The longest stall of each round and its most CPU in seconds, and all answers by status."""
 
     stalls_s: list[float] = field(default_factory=list)
+    cpu_s: list[float] = field(default_factory=list)
     answers: Counter[str] = field(default_factory=Counter)
 
 
@@ -102,11 +105,14 @@ def _watch(folder: Path, kind: Kind | None, seconds: float, seen: Seen, tell: Te
             seen.answers += uvloop.run(_send(address, requests, seconds))
         else:
             time.sleep(_IDLE_S)
-        seen.stalls_s.append(_take(server.url))
+        stall_s, cpu_s = _take(server.url)
+    seen.stalls_s.append(stall_s)
+    seen.cpu_s.append(cpu_s)
 
 
-def _take(url: str) -> float:
-    return float(get(f"{url}/stall"))
+def _take(url: str) -> tuple[float, float]:
+    stall_s, cpu_s = json.loads(get(f"{url}/stall"))
+    return stall_s, cpu_s
 
 
 def _requests(address: tuple[str, int], kind: Kind, keys: Sequence[str]) -> list[bytes]:
@@ -143,7 +149,14 @@ def section(seen: Mapping[str, Seen], plan: Plan) -> Section:
         f"Stalls of the event loop: {_AT_ONCE} bodies of 32 MiB at once (embedded server)",
         [
             Table(
-                ("bodies", "longest stall ms: median", "worst", "answers"),
+                (
+                    "bodies",
+                    "longest stall ms: median",
+                    "worst",
+                    "most CPU ms: median",
+                    "worst CPU ms",
+                    "answers",
+                ),
                 [_row(name, found) for name, found in seen.items()],
             )
         ],
@@ -151,15 +164,17 @@ def section(seen: Mapping[str, Seen], plan: Plan) -> Section:
             (
                 "A task of the server wakes up each millisecond; a stall is by how much it was "
                 f"late. The longest of each of {plan.rounds} rounds; idle is the floor, which "
-                "other work on the machine raises. Each measurement has a server of its own, and "
-                f"each body a tenant; answers are waited for {plan.seconds:g} s. The gateway's "
-                "room for bodies is raised so that it takes all of them at once."
+                "other work on the machine raises. CPU: the most that the loop's thread used "
+                "between two ticks, whatever else ran. Each measurement has a server of its own, "
+                f"and each body a tenant; answers are waited for {plan.seconds:g} s. The gateway's "
+                "room for bodies is raised so that it reads all of them at once."
             )
         ],
     )
 
 
 def _row(name: str, found: Seen) -> list[str]:
-    stalls = Spread.of(found.stalls_s)
+    spreads = Spread.of(found.stalls_s), Spread.of(found.cpu_s)
+    figures = [short(value * 1000) for each in spreads for value in (each.median, each.high)]
     answers = ", ".join(f"{status}: {n:,}" for status, n in sorted(found.answers.items()))
-    return [name, short(stalls.median * 1000), short(stalls.high * 1000), answers]
+    return [name, *figures, answers]

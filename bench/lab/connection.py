@@ -10,6 +10,7 @@ from schemas.retention import DEFAULT_CLASS
 
 _STATUS_AT = len("HTTP/1.1 ")
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)\r\n", re.IGNORECASE)
+_CHUNKED = re.compile(rb"\r\ntransfer-encoding: *chunked\r\n", re.IGNORECASE)
 _RETRY_AFTER = re.compile(rb"\r\nretry-after: *([^\r]*)\r\n", re.IGNORECASE)
 
 
@@ -102,7 +103,10 @@ class Connection(asyncio.Protocol):
 
 
 def parse_answer(received: bytes) -> Answer | None:
-    """The answer if it is there in full. Understands what has a Content-Length or no body."""
+    """The answer if it is there in full.
+
+    Understands what has a Content-Length, no body, or chunks of text without empty lines.
+    """
     end = received.find(b"\r\n\r\n")
     if end < 0:
         return None
@@ -110,6 +114,8 @@ def parse_answer(received: bytes) -> Answer | None:
     status = int(head[_STATUS_AT : _STATUS_AT + 3])
     if status == 204:
         return Answer(status, b"")
+    if _CHUNKED.search(head) and not received.endswith(b"\r\n0\r\n\r\n"):
+        return None
     length = _CONTENT_LENGTH.search(head)
     if len(received) < end + 4 + (int(length[1]) if length else 0):
         return None

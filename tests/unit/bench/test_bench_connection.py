@@ -26,6 +26,13 @@ def test_answer_without_a_body_ends_with_its_headers():
     assert parse_answer(b"HTTP/1.1 204 No Content\r\nserver: x\r\n\r\n") == Answer(204, b"")
 
 
+def test_answer_in_chunks_ends_with_the_last_of_them():
+    answer = b"HTTP/1.1 202 Accepted\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n\r\n"
+    for end in range(len(answer)):
+        assert parse_answer(answer[:end]) is None
+    assert parse_answer(answer) == Answer(202, b"")
+
+
 def test_retry_after_is_read_as_whole_seconds_only():
     assert Answer(429, b"3").wait_s() == 3
     for other in (b"", b"0.5", b"Wed, 21 Oct 2026 07:28:00 GMT"):

@@ -7,18 +7,18 @@ import pytest
 
 from bench.gateway import hostile
 from bench.gateway.stall import KINDS, Plan, Seen, section
-from bench.gateway.ticking_serve import Ticker
+from bench.gateway.ticking_serve import TICK_S, Ticker
 
 
 def test_the_middle_and_the_worst_round_are_shown_in_milliseconds():
     seen = {
-        "idle": Seen([0.001, 0.002, 0.0015]),
-        "JSON": Seen([0.4, 2.5, 0.5], Counter({"503": 2, "400": 1200})),
+        "idle": Seen([0.001, 0.002, 0.0015], [0.0001, 0.0001, 0.0002]),
+        "JSON": Seen([0.4, 2.5, 0.5], [0.3, 0.4, 0.5], Counter({"503": 2, "400": 1200})),
     }
     rows = section(seen, Plan(rounds=3)).tables[0].rows
     assert rows == [
-        ["idle", "1.50", "2.00", ""],
-        ["JSON", "500", "2500", "400: 1,200, 503: 2"],
+        ["idle", "1.50", "2.00", "0.100", "0.200", ""],
+        ["JSON", "500", "2500", "400", "500", "400: 1,200, 503: 2"],
     ]
 
 
@@ -43,8 +43,10 @@ def test_a_ticker_tells_a_stall_once():
         await asyncio.sleep(0)
         asyncio.get_running_loop().call_soon(spin, 0.2)
         await asyncio.sleep(0.01)
-        assert await ticker.take() > 0.15
-        assert await ticker.take() == 0
+        stall_s, cpu_s = await ticker.take()
+        assert stall_s > 0.15
+        assert 0 < cpu_s <= stall_s + TICK_S
+        assert await ticker.take() == (0, 0)
 
     def spin(seconds):
         loop = asyncio.get_running_loop()
