@@ -1,0 +1,1 @@
+"""What a move of files must not change, shown from two git revisions without a checkout."""

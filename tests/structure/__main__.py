@@ -1,0 +1,89 @@
+"""``python -m tests.structure``: what a move of files left as it was."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from tests.structure.comparison import Comparison, Difference
+from tests.structure.mapping import Mapping, id_of
+from tests.structure.revision import NoSuchRevision, Revision
+from tests.structure.units import BENCH, PRODUCT, TESTS, units_of
+
+app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
+
+Before = Annotated[str, typer.Argument(help="A revision of git, such as main or fd1903a.")]
+After = Annotated[str, typer.Argument(help="The revision after the move, such as HEAD.")]
+
+
+@app.command(epilog="Example: python -m tests.structure functions main HEAD")
+def functions(before: Before, after: After) -> None:
+    """Compare every function, class body and constant of product and bench.
+
+    Equal are two that have the same qualified name and the same code, docstrings, comments and
+    names of our modules apart, in whatever file they are; and the names in them must lead to
+    equal definitions. Exit code 1: something differs.
+    """
+    started = time.monotonic()
+    sides = [units_of(Revision.read(name), (*PRODUCT, *BENCH)) for name in (before, after)]
+    found = Comparison.of(*sides)
+    for difference in found.differences:
+        print(difference, end="\n\n")
+    print(
+        f"equal: {found.equal['function']} functions, {found.equal['class']} class bodies, "
+        f"{found.equal['statement']} other statements; different: {len(found.differences)} "
+        f"({time.monotonic() - started:.0f} s)"
+    )
+    raise typer.Exit(bool(found.differences))
+
+
+@app.command(
+    "tests", epilog="Example: python -m tests.structure tests main HEAD --table build/tests.tsv"
+)
+def mapped(
+    before: Before,
+    after: After,
+    table: Annotated[Path | None, typer.Option(help="Write old and new ids as TSV.")] = None,
+) -> None:
+    """Map each test to what it is called after the move, by file, class and function.
+
+    Nothing is collected, so no service is needed. Exit code 1: a test is lost, stands twice, or
+    has another body, or a fixture, a rig or a constant of the tests differs.
+    """
+    found = Mapping.of(*(units_of(Revision.read(name), TESTS) for name in (before, after)))
+    rows = found.table()
+    if table is not None:
+        table.parent.mkdir(parents=True, exist_ok=True)
+        table.write_text("".join(f"{old}\t{new}\n" for old, new in rows))
+    for row in rows:
+        print(" -> ".join(row))
+    for difference in found.helpers.differences:
+        print(f"\nhelper, {difference}")
+    for title, units in (("lost", found.lost), ("doubled", found.doubled), ("new", found.new)):
+        for unit in units:
+            print(f"{title}: {id_of(unit)}")
+    for old, new in found.renamed:
+        print(f"renamed: {id_of(old)} -> {id_of(new)}")
+    for old, new in found.changed:
+        print(f"\nbody changed, {Difference(old, new)}")
+    print(
+        f"\ntests: {len(rows)} mapped, of these {len(found.changed)} with a changed body and "
+        f"{len(found.renamed)} renamed; {len(found.lost)} lost, {len(found.doubled)} doubled, "
+        f"{len(found.new)} new\n"
+        f"helpers: {found.helpers.equal.total()} equal, {len(found.helpers.differences)} different"
+    )
+    raise typer.Exit(not found.holds)
+
+
+def main() -> None:
+    try:
+        app()
+    except NoSuchRevision as exc:
+        raise SystemExit(f"error: no revision {exc}") from exc
+
+
+if __name__ == "__main__":
+    main()
