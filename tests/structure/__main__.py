@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from tests.structure.comparison import Comparison, Difference
+from tests.structure.figures import Figures
 from tests.structure.mapping import Mapping, id_of
 from tests.structure.revision import NoSuchRevision, Revision
 from tests.structure.units import BENCH, PRODUCT, TESTS, units_of
@@ -76,6 +77,24 @@ def mapped(
         f"helpers: {found.helpers.equal.total()} equal, {len(found.helpers.differences)} different"
     )
     raise typer.Exit(not found.holds)
+
+
+@app.command(epilog="Example: python -m tests.structure report main HEAD")
+def report(
+    revisions: Annotated[list[str], typer.Argument(help="A column of figures for each.")],
+    *,
+    lists: Annotated[bool, typer.Option(help="List what the last one's counts are of.")] = True,
+) -> None:
+    """Count files by folder, small files, shared names of classes, copied passages, statements."""
+    columns = [Figures(Revision.read(name)) for name in revisions]
+    rows = list(dict.fromkeys(title for column in columns for title in column.rows))
+    table = [["", *revisions]]
+    table += [[title, *(one.rows.get(title, "-") for one in columns)] for title in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for row in table:
+        print("  ".join(map(str.ljust, row, widths)).rstrip())
+    for title, found in columns[-1].lists.items() if lists else ():
+        print(f"\n{title}, {revisions[-1]}: {len(found)}", *found, sep="\n  ")
 
 
 def main() -> None:
