@@ -8,11 +8,11 @@ from typing import Annotated
 
 import typer
 
-from tests.structure.comparison import Comparison, Difference
+from tests.structure.comparison import Comparison, Difference, Side
 from tests.structure.figures import Figures
 from tests.structure.mapping import Mapping, id_of
 from tests.structure.revision import NoSuchRevision, Revision
-from tests.structure.units import BENCH, PRODUCT, TESTS, units_of
+from tests.structure.units import BENCH, PRODUCT, TESTS, Definitions, units_of
 
 app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True)
 
@@ -30,7 +30,7 @@ def functions(before: Before, after: After) -> None:
     """
     started = time.monotonic()
     sides = [units_of(Revision.read(name), (*PRODUCT, *BENCH)) for name in (before, after)]
-    found = Comparison.of(*sides)
+    found = Comparison.of(*(Side(units, Definitions(units)) for units in sides))
     for difference in found.differences:
         print(difference, end="\n\n")
     print(
@@ -54,7 +54,8 @@ def mapped(
     Nothing is collected, so no service is needed. Exit code 1: a test is lost, stands twice, or
     has another body, or a fixture, a rig or a constant of the tests differs.
     """
-    found = Mapping.of(*(units_of(Revision.read(name), TESTS) for name in (before, after)))
+    folders = (*PRODUCT, *BENCH, *TESTS)
+    found = Mapping.of(*(units_of(Revision.read(name), folders) for name in (before, after)))
     rows = found.table()
     if table is not None:
         table.parent.mkdir(parents=True, exist_ok=True)
@@ -70,9 +71,12 @@ def mapped(
         print(f"renamed: {id_of(old)} -> {id_of(new)}")
     for old, new in found.changed:
         print(f"\nbody changed, {Difference(old, new)}")
+    for difference in found.misled:
+        print(f"\n{difference}")
     print(
-        f"\ntests: {len(rows)} mapped, of these {len(found.changed)} with a changed body and "
-        f"{len(found.renamed)} renamed; {len(found.lost)} lost, {len(found.doubled)} doubled, "
+        f"\ntests: {len(rows)} mapped, of these {len(found.changed)} with a changed body, "
+        f"{len(found.misled)} with names that lead elsewhere and {len(found.renamed)} renamed; "
+        f"{len(found.lost)} lost, {len(found.doubled)} doubled, "
         f"{len(found.new)} new\n"
         f"helpers: {found.helpers.equal.total()} equal, {len(found.helpers.differences)} different"
     )

@@ -38,6 +38,14 @@ class Difference:
         return "\n".join([head, *_diff(self.before, self.after)])
 
 
+@dataclass(frozen=True, slots=True)
+class Side:
+    """What is compared of a revision, and all that its names may lead to."""
+
+    compared: list[Unit]
+    definitions: Definitions
+
+
 @dataclass(slots=True)
 class Comparison:
     """Units of two revisions as multisets of names and normal forms."""
@@ -48,11 +56,10 @@ class Comparison:
     differences: list[Difference] = field(default_factory=list)
 
     @classmethod
-    def of(cls, before: Iterable[Unit], after: Iterable[Unit]) -> Comparison:
-        before, after = list(before), list(after)
+    def of(cls, before: Side, after: Side) -> Comparison:
         result = cls()
-        left, right = result._pair_equal(before, after)
-        result._check_names(before, after)
+        left, right = result._pair_equal(before.compared, after.compared)
+        result.differences += misled(result.pairs, before.definitions, after.definitions)
         for one in left:
             others = [unit for unit in right if (unit.name, unit.kind) == (one.name, one.kind)]
             other = max(others, key=partial(closeness, one), default=None)
@@ -83,29 +90,34 @@ class Comparison:
             [unit for _, news in groups.values() for unit in news],
         )
 
-    def _check_names(self, before: list[Unit], after: list[Unit]) -> None:
-        """Find equal texts whose names lead to other definitions than they did.
 
-        A definition that is itself changed is told once, not again for each that uses it.
-        """
-        old, new = Definitions(before), Definitions(after)
-        led_to: dict[tuple[str, str], tuple[Counter[object], Counter[object]]] = defaultdict(
-            lambda: (Counter(), Counter())
-        )
-        for one, other in self.pairs:
-            led_to[one.key][0][old.led_to(one)] += 1
-            led_to[one.key][1][new.led_to(other)] += 1
-        for one, other in self.pairs:
-            lost = led_to[one.key][0] - led_to[one.key][1]
-            if old.led_to(one) not in lost:
-                continue
-            misled = {
-                name
-                for (name, digest), there in zip(old.led_to(one), new.led_to(other), strict=True)
-                if (name, digest) != there and (name, digest) in new.all
-            }
-            if misled:
-                self.differences.append(Difference(one, other, tuple(sorted(misled))))
+def misled(
+    pairs: Iterable[tuple[Unit, Unit]], old: Definitions, new: Definitions
+) -> list[Difference]:
+    """Pairs of equal text whose names lead to other definitions than they did.
+
+    A definition that is itself changed is told once, not again for each that uses it.
+    """
+    pairs = list(pairs)
+    led_to: dict[tuple[str, str], tuple[Counter[object], Counter[object]]] = defaultdict(
+        lambda: (Counter(), Counter())
+    )
+    for one, other in pairs:
+        led_to[one.key][0][old.led_to(one)] += 1
+        led_to[one.key][1][new.led_to(other)] += 1
+    found = []
+    for one, other in pairs:
+        before, after = old.led_to(one), new.led_to(other)
+        if before not in led_to[one.key][0] - led_to[one.key][1]:
+            continue
+        names = {
+            name
+            for (name, digest), there in zip(before, after, strict=True)
+            if (name, digest) != there and (name, digest) in new.all
+        }
+        if names:
+            found.append(Difference(one, other, tuple(sorted(names))))
+    return found
 
 
 def closeness(one: Unit, other: Unit) -> float:

@@ -7,8 +7,8 @@ from collections import defaultdict
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass, field
 
-from tests.structure.comparison import Comparison, closeness
-from tests.structure.units import Unit
+from tests.structure.comparison import Comparison, Difference, Side, closeness, misled
+from tests.structure.units import TESTS, Definitions, Unit, under
 
 _FILE = re.compile(r"(^|/)test_\w*\.py$")
 
@@ -20,6 +20,8 @@ class Mapping:
     pairs: list[tuple[Unit, Unit]] = field(default_factory=list)
     changed: list[tuple[Unit, Unit]] = field(default_factory=list)
     renamed: list[tuple[Unit, Unit]] = field(default_factory=list)
+    #: Tests of the same text whose names lead to other definitions.
+    misled: list[Difference] = field(default_factory=list)
     lost: list[Unit] = field(default_factory=list)
     #: Tests whose equal stood once before and now stands again elsewhere.
     doubled: list[Unit] = field(default_factory=list)
@@ -29,26 +31,27 @@ class Mapping:
 
     @classmethod
     def of(cls, before: Iterable[Unit], after: Iterable[Unit]) -> Mapping:
+        """Map by all units of two revisions, product included: that is what tests lead to."""
         before, after = list(before), list(after)
+        old, new = Definitions(before), Definitions(after)
         left, right = [u for u in before if is_test(u)], [u for u in after if is_test(u)]
         known = {unit.key for unit in left}
         result = cls()
         result.pairs += _take(left, right, lambda unit: unit.key)
+        result.misled = misled(result.pairs, old, new)
         result.changed += _take(left, right, lambda unit: unit.name)
         result.renamed += _take(left, right, _without_name)
         result.pairs += result.changed + result.renamed
         result.lost = left
         result.doubled = [unit for unit in right if unit.key in known]
         result.new = [unit for unit in right if unit.key not in known]
-        result.helpers = Comparison.of(
-            (unit for unit in before if not is_test(unit)),
-            (unit for unit in after if not is_test(unit)),
-        )
+        result.helpers = Comparison.of(Side(_helpers(before), old), Side(_helpers(after), new))
         return result
 
     @property
     def holds(self) -> bool:
-        return not (self.lost or self.doubled or self.changed or self.helpers.differences)
+        different = self.changed or self.misled or self.helpers.differences
+        return not (self.lost or self.doubled or different)
 
     def table(self) -> list[tuple[str, str]]:
         return sorted((id_of(old), id_of(new)) for old, new in self.pairs)
@@ -62,6 +65,10 @@ def is_test(unit: Unit) -> bool:
     if unit.kind == "function":
         return name.startswith("test_") and all(one.startswith("Test") for one in classes)
     return name.startswith("Test") and unit.normal.text.endswith(".TestCase")
+
+
+def _helpers(units: list[Unit]) -> list[Unit]:
+    return [unit for unit in units if under(unit.path, TESTS) and not is_test(unit)]
 
 
 def id_of(unit: Unit) -> str:

@@ -3,8 +3,8 @@
 import pytest
 
 from tests.fakes.git_repository import GitRepository
-from tests.structure.comparison import Comparison
-from tests.structure.units import BENCH, PRODUCT, units_of
+from tests.structure.comparison import Comparison, Side
+from tests.structure.units import BENCH, PRODUCT, Definitions, units_of
 
 FLAT = {
     "ingest/errors.py": """
@@ -54,7 +54,7 @@ def compare(tmp_path):
         sides = [
             units_of(repository.commit(files), (*PRODUCT, *BENCH)) for files in (before, after)
         ]
-        return Comparison.of(*sides)
+        return Comparison.of(*(Side(units, Definitions(units)) for units in sides))
 
     return compare
 

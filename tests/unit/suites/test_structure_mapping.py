@@ -4,8 +4,9 @@ import pytest
 
 from tests.fakes.git_repository import GitRepository
 from tests.structure.mapping import Mapping, id_of
-from tests.structure.units import TESTS, units_of
+from tests.structure.units import PRODUCT, TESTS, units_of
 
+FOLDERS = (*PRODUCT, *TESTS)
 BEFORE = {
     "ingest/http/body.py": "def read(): ...\n",
     "tests/fakes/rig.py": "class Rig:\n    def answer(self):\n        return 200\n",
@@ -42,7 +43,9 @@ def map_tests(tmp_path):
     repository = GitRepository(tmp_path)
 
     def map_tests(after):
-        return Mapping.of(*(units_of(repository.commit(files), TESTS) for files in (BEFORE, after)))
+        return Mapping.of(
+            *(units_of(repository.commit(files), FOLDERS) for files in (BEFORE, after))
+        )
 
     return map_tests
 
@@ -92,6 +95,13 @@ def test_a_test_that_only_has_another_name_is_mapped_as_renamed(map_tests):
     found = map_tests(changed("test_a_bomb_is_refused", "test_a_bomb_is_answered_413"))
     assert [new.name for _, new in found.renamed] == ["TestCompressed.test_a_bomb_is_answered_413"]
     assert found.holds
+
+
+def test_a_test_of_another_definition_with_the_same_name_does_not_hold(map_tests):
+    other = {"consumers/body.py": "def read():\n    return 2\n"}
+    found = map_tests({**changed("from ingest.http", "from consumers"), **other})
+    assert [one.misled for one in found.misled] == [("read",)]
+    assert not found.holds
 
 
 def test_a_new_test_is_listed_and_holds(map_tests):
