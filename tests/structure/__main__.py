@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,11 @@ import typer
 from tests.structure.comparison import Comparison, Difference, Side
 from tests.structure.figures import Figures
 from tests.structure.mapping import Mapping, id_of
+from tests.structure.mutants.catalogue import Catalogue
+from tests.structure.mutants.choice import chosen
+from tests.structure.mutants.experiment import Experiment, Result
+from tests.structure.mutants.sandbox import Sandbox
+from tests.structure.mutants.table import read, write
 from tests.structure.revision import NoSuchRevision, Revision
 from tests.structure.units import BENCH, PRODUCT, TESTS, Definitions, units_of
 
@@ -99,6 +105,68 @@ def report(
         print("  ".join(map(str.ljust, row, widths)).rstrip())
     for title, found in columns[-1].lists.items() if lists else ():
         print(f"\n{title}, {revisions[-1]}: {len(found)}", *found, sep="\n  ")
+
+
+@app.command(
+    epilog="Examples: python -m tests.structure mutants main --seed 1 --count 40 --table "
+    "build/mutants.tsv, and python -m tests.structure mutants HEAD --replay build/mutants.tsv"
+)
+def mutants(
+    revision: Annotated[str, typer.Argument(help="The revision to make mistakes in.")],
+    *,
+    seed: Annotated[int, typer.Option(help="The same seed chooses the same mutants.")] = 1,
+    count: Annotated[int, typer.Option(help="Mutants to find that a test notices.")] = 40,
+    table: Annotated[Path | None, typer.Option(help="Write the results as TSV.")] = None,
+    replay: Annotated[
+        Path | None, typer.Option(help="Run the mutants of this table instead of choosing.")
+    ] = None,
+) -> None:
+    """Make small mistakes in a temporary copy, one at a time, and see whether a test fails.
+
+    Chosen are mutants of gateway, worker and client, in turn, until tests have noticed `count`;
+    only those stand in the table. A replay fails with exit code 1 if one that was killed is not
+    killed now. "function gone" is for a person: carry it over by hand.
+    """
+    catalogue = Catalogue(Revision.read(revision))
+    results: list[Result] = []
+    with Sandbox(catalogue.revision) as sandbox:
+        experiment = Experiment(catalogue, sandbox)
+        if replay is not None:
+            known = read(replay)
+            for number, old in enumerate(known, 1):
+                results.append(experiment.replay(old.mutant, old.test))
+                _tell(number, results[-1])
+                if table is not None:
+                    write(table, results)
+            raise typer.Exit(_compare(known, results))
+        for number, (mutant, place) in enumerate(chosen(catalogue, seed), 1):
+            result = experiment.run(mutant, place)
+            _tell(number, result)
+            if result.outcome == "killed" and "::" in result.test:
+                results.append(result)
+            if table is not None:
+                write(table, results)
+            if len(results) == count:
+                break
+
+
+def _tell(number: int, one: Result) -> None:
+    mutant = one.mutant
+    print(
+        f"{number}. {one.outcome} {mutant.package}.{mutant.function} {mutant.kind} "
+        f"{mutant.ordinal} {one.place}: {mutant.original} -> {mutant.mutated}"
+        + (f"\n   by {one.test}" if one.test else ""),
+        flush=True,
+    )
+
+
+def _compare(before: list[Result], after: list[Result]) -> bool:
+    """Tell what is not as it was; True if a mutant that was killed is not killed now."""
+    for outcome, number in Counter(one.outcome for one in after).most_common():
+        print(f"{number:4} {outcome}")
+    return any(
+        old.outcome == "killed" != new.outcome for old, new in zip(before, after, strict=True)
+    )
 
 
 def main() -> None:

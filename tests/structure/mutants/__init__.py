@@ -1,0 +1,1 @@
+"""Small mistakes in the product's decisions, and which tests notice them."""
