@@ -8,9 +8,9 @@ from tests.structure.units import PRODUCT, TESTS, units_of
 
 FOLDERS = (*PRODUCT, *TESTS)
 BEFORE = {
-    "ingest/http/body.py": "def read(): ...\n",
+    "ingest/body.py": "def read(): ...\n",
     "tests/fakes/rig.py": "class Rig:\n    def answer(self):\n        return 200\n",
-    "tests/unit/ingest/http/test_body.py": """
+    "tests/unit/test_body.py": """
         import pytest
         from ingest import body
         from tests.fakes.rig import Rig
@@ -30,9 +30,9 @@ BEFORE = {
                 assert rig.answer() == 413
         """,
 }
-TEXT = BEFORE["tests/unit/ingest/http/test_body.py"]
+TEXT = BEFORE["tests/unit/test_body.py"]
 MOVED = {
-    "ingest/http/body.py": BEFORE["ingest/http/body.py"],
+    "ingest/http/body.py": BEFORE["ingest/body.py"],
     "tests/fakes/rig.py": BEFORE["tests/fakes/rig.py"],
     "tests/unit/ingest/http/test_body.py": TEXT.replace("from ingest", "from ingest.http"),
 }
@@ -54,10 +54,7 @@ def test_tests_that_moved_are_mapped_one_to_one(map_tests):
     found = map_tests(MOVED)
     assert found.holds
     assert found.table() == [
-        (
-            f"tests/unit/ingest/http/test_body.py::{name}",
-            f"tests/unit/ingest/http/test_body.py::{name}",
-        )
+        (f"tests/unit/test_body.py::{name}", f"tests/unit/ingest/http/test_body.py::{name}")
         for name in ("TestCompressed::test_a_bomb_is_refused", "test_a_body_is_read")
     ]
     assert found.helpers.equal.total() == 5

@@ -65,7 +65,7 @@ def test_what_decides_nothing_is_left_alone(body):
 
 
 FLAT = {
-    "ingest/limits/token_bucket.py": """
+    "ingest/rate_limit.py": """
         from ingest import errors
 
         class TokenBucket:
@@ -77,7 +77,7 @@ FLAT = {
     "ingest/errors.py": "class Refused(Exception): ...\n",
 }
 MOVED = {
-    "ingest/limits/token_bucket.py": FLAT["ingest/limits/token_bucket.py"].replace(
+    "ingest/limits/token_bucket.py": FLAT["ingest/rate_limit.py"].replace(
         "from ingest import", "from ingest.http import"
     ),
     "ingest/http/errors.py": FLAT["ingest/errors.py"],
@@ -104,7 +104,7 @@ def test_a_mutant_is_found_again_though_a_module_before_a_name_is_gone(commit):
     *_, (mutant, _), _ = Catalogue(commit(FLAT)).mutants(("ingest",))
     assert mutant.original == "raise errors.Refused(points)"
     files = {
-        "ingest/limits.py": FLAT["ingest/limits/token_bucket.py"]
+        "ingest/limits.py": FLAT["ingest/rate_limit.py"]
         .replace("from ingest import errors", "from ingest.errors import Refused")
         .replace("errors.Refused", "Refused"),
         "ingest/errors.py": FLAT["ingest/errors.py"],
@@ -140,7 +140,7 @@ def test_a_mutant_is_found_by_its_code_where_the_rest_of_its_function_changed(co
 
 def test_the_same_seed_chooses_the_same_mutants_of_each_package_in_turn(commit):
     worker = "class Worker:\n    def turn(self):\n        return self.left > 3\n"
-    files = {**FLAT, "consumers/worker.py": worker, "client/stepclock/spool/writer.py": worker}
+    files = {**FLAT, "consumers/worker.py": worker, "client/stepclock/spool.py": worker}
     catalogue = Catalogue(commit(files))
     first = list(islice(chosen(catalogue, 1), 3))
     assert first == list(islice(chosen(catalogue, 1), 3))
@@ -152,16 +152,16 @@ def test_tests_that_import_a_file_come_before_those_that_reach_it_through_others
         commit(
             {
                 **FLAT,
-                "ingest/app.py": "from ingest.limits.token_bucket import TokenBucket\nclass App: ...\n",
+                "ingest/app.py": "from ingest.rate_limit import TokenBucket\nclass App: ...\n",
                 "tests/fakes/rig.py": "from ingest.app import App\nclass Rig: ...\n",
                 "tests/unit/test_far.py": "def f():\n    from tests.fakes.rig import Rig\n",
-                "tests/unit/test_near.py": "import ingest.limits.token_bucket\n",
-                "tests/contract/test_real.py": "import ingest.limits.token_bucket\n",
+                "tests/unit/test_near.py": "import ingest.rate_limit\n",
+                "tests/contract/test_real.py": "import ingest.rate_limit\n",
                 "tests/unit/test_none.py": "import consumers\n",
             }
         )
     )
-    assert coverage.tests_of("ingest/limits/token_bucket.py", 9) == [
+    assert coverage.tests_of("ingest/rate_limit.py", 9) == [
         "tests/unit/test_near.py",
         "tests/unit/test_far.py",
     ]
