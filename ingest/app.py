@@ -7,7 +7,7 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -19,10 +19,11 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from ingest import errors
-from ingest.errors import Dialect, GatewayError
+from ingest.errors import GatewayError
 from ingest.http.body import Bounds
 from ingest.keys.auth import KeyStore
 from ingest.limits.byte_budget import ByteBudget
+from ingest.limits.charges import Charges
 from ingest.limits.dry_run import DryRun
 from ingest.limits.series import SeriesLimiter
 from ingest.limits.tenant import TenantLimits
@@ -32,17 +33,18 @@ from ingest.pages.probes import Lifecycle, probe_routes
 from ingest.publish.canary import Canary
 from ingest.publish.circuit_breaker import CircuitBreaker
 from ingest.publish.group_commit import GroupCommit
+from ingest.publish.part_publisher import PartPublisher
 from ingest.publish.supervisor import forget_idle, supervise_log
 from ingest.read.receipts import receipt_routes
 from ingest.read.routes import read_routes
 from ingest.read.settlement import Settlement
 from ingest.settings import HttpSettings
 from ingest.write.endpoint import Endpoint
-from ingest.write.endpoint import Response as Reply
-from ingest.write.intake import Intake
-from ingest.write.json_rows import MetricsRoute
-from ingest.write.judge import Judge
-from ingest.write.lines import WriteRoute
+from ingest.write.ingest_classes import IngestClasses
+from ingest.write.json_rows import RowDecoder
+from ingest.write.lines import LineDecoder, LineDecoderV1
+from ingest.write.pipeline import Decoder, WritePipeline
+from ingest.write.validation_queue import ValidationQueue
 from schemas.log.protocols import Progress, Publisher
 from schemas.retention import Kind, RetentionClass
 from schemas.store.protocols import StoreReader
@@ -50,8 +52,9 @@ from schemas.tenants.shared_buckets import SharedBuckets
 
 _log = logging.getLogger("stepclock.gateway")
 
-#: Decompressed bodies that may wait to be judged, all together, unless one may be half of it.
-_MAX_JUDGED_BYTES = 64 * 1024 * 1024
+
+#: What a request holds at most beside its text: a window of zstd, or the objects of some rows.
+_SLACK_BYTES = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +79,21 @@ class Gateway(FastAPI):
     FastAPI's and Starlette's own machinery was measured at up to half of a small request.
     """
 
-    def __init__(self, **arguments: Any) -> None:
+    def __init__(self, pipeline: WritePipeline, **arguments: Any) -> None:
         super().__init__(**arguments)
-        self.hot: dict[str, Endpoint] = {}
+        self._pipeline = pipeline
+        self._hot: dict[str, Endpoint] = {}
+
+    def add_write_route(self, path: str, decoder: Decoder) -> None:
+        """Take writes at a path, as the decoder reads them."""
+        endpoint = Endpoint(path, decoder, self._pipeline)
+        self._hot[path] = endpoint
+        self.router.routes.append(Route(path, endpoint, methods=["POST"]))  # says 405 to others
+
+    @property
+    def write_routes(self) -> Collection[str]:
+        """The paths that take writes."""
+        return self._hot.keys()
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document, made when it is first asked for."""
@@ -90,14 +105,14 @@ class Gateway(FastAPI):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, or run the lifespan (ASGI 3)."""
         if scope["type"] == "http" and scope["method"] == "POST":
-            endpoint = self.hot.get(scope["path"])
+            endpoint = self._hot.get(scope["path"])
             if endpoint is not None:
                 await endpoint(scope, receive, send)
                 return
         await super().__call__(scope, receive, send)
 
 
-def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
+def create_app(settings: HttpSettings, on: Dependencies) -> Gateway:
     """Build the application. Nothing runs before its lifespan starts."""
     breaker = CircuitBreaker()
     commits = GroupCommit(on.publisher, breaker, max_pending_bytes=settings.max_pending_bytes)
@@ -115,15 +130,18 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
         max_known=settings.max_known_series,
         learn_s=settings.series_learn_s,
     )
-    judge = Judge(max_bytes=max(_MAX_JUDGED_BYTES, 2 * settings.max_decompressed_bytes))
-    intake = Intake(
-        on.publisher,
+    # A request is held as sent, as decompressed and as lines. Two thirds of the budget must hold
+    # the largest one, or it would be told to come back and always in vain.
+    largest = settings.max_body_bytes + 2 * settings.max_decompressed_bytes + _SLACK_BYTES
+    budget = ByteBudget("reading", "read buffer", max(settings.max_reading_bytes, 3 * largest // 2))
+    pipeline = WritePipeline(
+        on.keys,
+        Bounds(settings.max_body_bytes, settings.max_decompressed_bytes, budget),
         commits,
-        limits,
-        dry_run,
-        series_limiter,
-        judge,
-        on.retention,
+        Charges(limits, dry_run, series_limiter),
+        ValidationQueue(),
+        IngestClasses(on.retention),
+        PartPublisher(on.publisher, commits),
     )
     canary = Canary(on.publisher, commits, on.retention, socket.gethostname())
     settlement = Settlement(on.progress, interval_s=on.look_every_s)
@@ -167,6 +185,7 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
         await settlement.close()
 
     app = Gateway(
+        pipeline,
         title="Stepclock",
         version=version("stepclock-server"),
         summary="Metrics of training jobs. A 2xx means durable.",
@@ -179,20 +198,9 @@ def create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
     )
     app.state.lifecycle = lifecycle
     app.state.settlement = settlement
-    bounds = Bounds(
-        settings.max_body_bytes,
-        settings.max_decompressed_bytes,
-        ByteBudget("reading", "reading as much", settings.max_reading_bytes),
-    )
-    routes: list[tuple[str, Dialect, Callable[..., Awaitable[Reply]]]] = [
-        ("/api/v2/write", Dialect.V2, WriteRoute(Dialect.V2, on.keys, intake, bounds).answer),
-        ("/write", Dialect.V1, WriteRoute(Dialect.V1, on.keys, intake, bounds).answer),
-        ("/api/v1/metrics", Dialect.PROBLEM, MetricsRoute(on.keys, intake, bounds).answer),
-    ]
-    for path, dialect, answer in routes:
-        endpoint = Endpoint(path, dialect, answer, judge.refuse)
-        app.hot[path] = endpoint
-        app.router.routes.append(Route(path, endpoint, methods=["POST"]))  # says 405 to others
+    app.add_write_route("/api/v2/write", LineDecoder())
+    app.add_write_route("/write", LineDecoderV1())
+    app.add_write_route("/api/v1/metrics", RowDecoder(settings.max_decompressed_bytes))
     app.include_router(read_routes(on.keys, on.reader))
     ingest_classes = [c.name for c in on.retention.values() if c.kind is Kind.INGEST]
     app.include_router(receipt_routes(on.keys, settlement, ingest_classes))
@@ -219,7 +227,7 @@ async def _no_such_route(request: Request, exc: Exception) -> Response:
 
 async def _problem(request: Request, exc: Exception) -> Response:
     assert isinstance(exc, GatewayError)
-    status, headers, body = errors.response(exc, Dialect.PROBLEM, request.url.path)
+    status, headers, body = errors.response(exc, errors.problem, request.url.path)
     answer = Response(body, status)
     answer.raw_headers = headers
     return answer

@@ -9,25 +9,15 @@ from __future__ import annotations
 import json
 import logging
 import math
-from collections.abc import Mapping
-from enum import Enum
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
-from schemas.admission.admission import Refusal
 from telemetry.audit import Sparing
 
 _log = logging.getLogger("stepclock.gateway")
 
 #: Each key and reason once a minute: whoever tries keys fills no disk.
 _refusals = Sparing(60.0)
-
-
-class Dialect(Enum):
-    """Shape of an error's body."""
-
-    V2 = "v2"  # InfluxDB 2: {code, message}
-    V1 = "v1"  # InfluxDB 1: the same and {error}
-    PROBLEM = "problem"  # RFC 9457, application/problem+json
 
 
 class GatewayError(Exception):
@@ -43,7 +33,7 @@ class GatewayError(Exception):
         self.headers = dict(headers or {})
         #: CPU seconds that it took to find, where that is much: its tenant rests for it.
         self.spent_s = 0.0
-        #: The tenant that waits for this answer (`ingest.write.judge`); None: it comes at once.
+        #: The tenant that waits for this answer (`ValidationQueue.refuse`); None: it comes at once.
         self.paced: str | None = None
 
     def body(self) -> dict[str, object]:
@@ -59,47 +49,21 @@ class BadRequest(GatewayError):
     log_level = logging.DEBUG
 
 
-class LinesRefused(BadRequest):
-    """Some lines were refused; the others, if any, are durable already."""
+class Refused(BadRequest):
+    """Lines or rows were refused; the others, if any, are durable already.
+
+    members: of the answer, beside code and message.
+    """
 
     def __init__(
-        self, accepted: int, refusals: tuple[Refusal, ...], total: int, receipt: str | None
+        self, message: str, members: Mapping[str, object], receipt: str | None = None
     ) -> None:
-        first = refusals[0]
-        if accepted:
-            outcome = (
-                "the other one is stored" if accepted == 1 else f"the other {accepted} are stored"
-            )
-        else:
-            outcome = "nothing was stored"
-        super().__init__(
-            f"{total} of {accepted + total} lines refused, {outcome}; "
-            f"line {first.line}, column {first.column}: {first.reason}",
-            headers={} if receipt is None else {"Stepclock-Receipt": receipt},
-        )
-        self._rejected = [
-            {"line": r.line, "column": r.column, "reason": r.reason} for r in refusals
-        ]
-        self._total = total
+        super().__init__(message, headers={} if receipt is None else {"Stepclock-Receipt": receipt})
+        self._members = members
 
     def body(self) -> dict[str, object]:
-        """Every refused line up to the limit, and how many there were."""
-        return {"rejected": self._rejected, "rejected_total": self._total}
-
-
-class RowsRefused(BadRequest):
-    """Every row of a JSON request was refused: nothing is stored, and no 2xx may say otherwise."""
-
-    def __init__(self, rejected: list[dict[str, Any]], total: int) -> None:
-        first = rejected[0]
-        super().__init__(
-            f"nothing was stored; row {first['index']}, {first['field']}: {first['reason']}"
-        )
-        self._answer = {"accepted": 0, "rejected": rejected, "rejected_total": total}
-
-    def body(self) -> dict[str, object]:
-        """Every refused row or value up to the limit, and how many there were."""
-        return dict(self._answer)
+        """Every refusal up to the limit, and how many there were."""
+        return dict(self._members)
 
 
 class AccessRefused(GatewayError):
@@ -245,6 +209,30 @@ class Internal(GatewayError):
     """A fault of ours; what was acknowledged is safe."""
 
 
+#: How an error is said to the clients of a way in: Content-Type and body of the answer.
+#: instance: the path that was asked.
+Dialect = Callable[[GatewayError, str], tuple[bytes, bytes]]
+
+
+def influx(error: GatewayError, instance: str) -> tuple[bytes, bytes]:  # noqa: ARG001
+    """As InfluxDB 2 says it: {code, message}."""
+    document = {"code": error.code, "message": error.message, **error.body()}
+    return b"application/json", json.dumps(document).encode()
+
+
+def problem(error: GatewayError, instance: str) -> tuple[bytes, bytes]:
+    """As RFC 9457 says it."""
+    document = {
+        "type": "about:blank",
+        "title": error.code,
+        "status": error.status,
+        "detail": error.message,
+        "instance": instance,
+        **error.body(),
+    }
+    return b"application/problem+json", json.dumps(document).encode()
+
+
 def response(
     error: GatewayError, dialect: Dialect, instance: str
 ) -> tuple[int, list[tuple[bytes, bytes]], bytes]:
@@ -258,21 +246,7 @@ def response(
             status=error.status,
             reason=error.reason,
         )
-    if dialect is Dialect.PROBLEM:
-        content_type = b"application/problem+json"
-        document: dict[str, object] = {
-            "type": "about:blank",
-            "title": error.code,
-            "status": error.status,
-            "detail": error.message,
-            "instance": instance,
-        }
-    else:
-        content_type = b"application/json"
-        document = {"code": error.code, "message": error.message}
-        if dialect is Dialect.V1:
-            document["error"] = error.message
-    body = json.dumps(document | error.body()).encode()
+    content_type, body = dialect(error, instance)
     headers = [
         (b"content-type", content_type),
         (b"content-length", b"%d" % len(body)),

@@ -103,13 +103,15 @@ class HttpSettings(CommonSettings):
     max_decompressed_bytes: int = Field(
         default=32 * _MIB,
         ge=1024,
-        description="Largest body after decompression, in bytes. Bounds what a bomb can cost.",
+        description="Largest body after decompression, in bytes. Protects against decompression "
+        "bombs.",
     )
     max_reading_bytes: int = Field(
         default=128 * _MIB,
         ge=_MIB,
-        description="Bytes of all bodies that are being read; beyond it requests get 503, a tenant "
-        "alone at two thirds. Bounds what many slow uploads can hold.",
+        description="Bytes of all bodies, decompressed, that are read and validated, and of what "
+        "is made of them; beyond it requests get 503, a tenant alone at two thirds. At least as "
+        "much as the largest body needs. Raise it with memory to spare.",
     )
     max_pending_bytes: int = Field(
         default=64 * _MIB,

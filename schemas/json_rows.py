@@ -22,8 +22,8 @@ MAX_ROW_BYTES = 256 * 1024
 #: and dicts cost far more than what else a row of its size may hold.
 _MAX_BRACKETS = 20_000
 
-#: Bytes that are parsed at once while rows are small.
-_WINDOW_BYTES = 16 * 1024
+#: Bytes that are parsed at once while rows are small, as they are until PAUSE comes.
+WINDOW_BYTES = 16 * 1024
 
 #: Comes instead of a row, so that the caller can do other things while none is complete: in a
 #: long row, or in blanks.
@@ -75,7 +75,7 @@ _REMEDY = 'send one JSON document {"rows": [...]} without other members'
 
 
 def decode_rows(
-    body: bytes, *, _window_bytes: int = _WINDOW_BYTES, _max_row_bytes: int = MAX_ROW_BYTES
+    body: bytes, *, _window_bytes: int = WINDOW_BYTES, _max_row_bytes: int = MAX_ROW_BYTES
 ) -> Iterator[object]:
     """Each member of `rows` in `{"rows": [...]}`, in order, and PAUSE now and then.
 
@@ -219,7 +219,7 @@ class _Reader:
                 if may_grow and text[end] not in " \t\n\r,]":
                     return
             self._at = began + at
-            if end - at > _WINDOW_BYTES:
+            if end - at > WINDOW_BYTES:
                 yield PAUSE
             row = self._parse(self._body[self._at : began + end])
             self._at = began + end

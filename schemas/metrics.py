@@ -7,8 +7,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+)
 
+from schemas.json_rows import Unrepresentable
 from schemas.line_protocol.bounds import MAX_STEP, MAX_TIME_NS, MIN_TIME_NS
 from schemas.line_protocol.codec import escape_key, escape_measurement
 from schemas.retention import is_reserved
@@ -16,10 +24,18 @@ from schemas.retention import is_reserved
 #: Spellings of what JSON can't say as a number. Bare NaN and Infinity are taken as well.
 _NONFINITE_STRINGS = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}
 
+_BEYOND = 'beyond the range of a 64-bit float: send it scaled, or as "Infinity"'
+
 
 def _name(text: str) -> str:
     escape_key(text.encode())  # raises ValueError for what no line can carry
     return text
+
+
+def _text(value: object) -> object:
+    if isinstance(value, Unrepresentable):  # it is a str too
+        raise ValueError(f"expected a string, not the number {value}")
+    return value
 
 
 def _experiment(text: str) -> str:
@@ -29,7 +45,12 @@ def _experiment(text: str) -> str:
     return text
 
 
-Name = Annotated[str, StringConstraints(min_length=1, max_length=1024), AfterValidator(_name)]
+Name = Annotated[
+    str,
+    StringConstraints(min_length=1, max_length=1024),
+    BeforeValidator(_text),
+    AfterValidator(_name),
+]
 Experiment = Annotated[Name, AfterValidator(_experiment)]
 
 
@@ -54,7 +75,7 @@ class MetricsRow(BaseModel):
     values: dict[str, Any] = Field(
         description='Metrics by name: numbers, booleans, NaN and infinities, bare or as "NaN", '
         '"Infinity", "-Infinity". A row counts as one point against the limit, each value that is '
-        "not finite as one more. At most 10,000 in a row."
+        "not finite as one more. At most 10,000 in a row, which is at most 256 KiB of text."
     )
 
 
@@ -64,7 +85,7 @@ _MAX_MEMBERS = len(MetricsRow.model_fields) + 20
 
 
 def excess(row: object) -> tuple[str, str] | None:
-    """Which part of a row has too many members to judge one by one, and how many it may have."""
+    """Which part of a row has too many members to validate one by one, and how many it may have."""
     if not isinstance(row, dict):
         return None
     if len(row) > _MAX_MEMBERS:
@@ -81,7 +102,7 @@ def _too_many(members: dict[str, object], most: int) -> str:
 
 
 class MetricsRequest(BaseModel):
-    """Body of `POST /api/v1/metrics`. Rows are judged one by one; this is for the OpenAPI."""
+    """Body of `POST /api/v1/metrics`. Rows are validated one by one; this is for the OpenAPI."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -179,13 +200,15 @@ def _encode_tags(tags: Mapping[str, str]) -> bytes:
 def _number(metric: str, value: object) -> float:
     if metric in _RESERVED_METRICS:
         raise ValueError(f"a metric can't be called {metric!r}: rename it")
+    if isinstance(value, Unrepresentable):
+        raise ValueError(f"the number {value} is {_BEYOND}")
     if isinstance(value, str) and value in _NONFINITE_STRINGS:
         return _NONFINITE_STRINGS[value]
     if isinstance(value, bool | int | float):
         try:
             return float(value)
         except OverflowError:
-            raise ValueError("the number is beyond the range of a 64-bit float") from None
+            raise ValueError(f"the number is {_BEYOND}") from None
     raise ValueError(
         f"a metric is a number, not {type(value).__name__}; "
         'NaN and infinities may be written "NaN", "Infinity", "-Infinity"'

@@ -8,11 +8,9 @@ from __future__ import annotations
 import asyncio
 from time import perf_counter, thread_time
 
-from fastapi import FastAPI
-
 from embedded import serve
 from embedded.settings import ServeSettings
-from ingest.app import Dependencies, create_app
+from ingest.app import Dependencies, Gateway, create_app
 from ingest.settings import HttpSettings
 
 TICK_S = 0.001
@@ -47,7 +45,7 @@ class Ticker:
             before_s, cpu_before_s = now_s, cpu_now_s
 
 
-def _create_app(settings: HttpSettings, on: Dependencies) -> FastAPI:
+def _create_app(settings: HttpSettings, on: Dependencies) -> Gateway:
     app = create_app(settings, on)
     app.add_api_route("/stall", Ticker().take)
     return app

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import asyncio
-import time
 import types
 from collections.abc import Awaitable, Callable, Generator, MutableMapping
 from dataclasses import dataclass
+from io import BytesIO
 from typing import Any, cast
 
 import zstandard
 from isal import igzip_lib, isal_zlib
 
-from ingest.errors import (
-    BadRequest,
-    BodyStalled,
-    BodyTooLarge,
-    GatewayError,
-    UnsupportedEncoding,
-)
-from ingest.limits.byte_budget import ByteBudget
+from ingest.errors import BadRequest, BodyStalled, BodyTooLarge, UnsupportedEncoding
+from ingest.limits.byte_budget import ByteBudget, Held
 
 #: Seconds without a byte after which a body is given up: it holds memory and the shutdown.
 _STALL_S = 10.0
 
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 
+#: What gzip makes at once, and what it is given for it: what it does not take, it copies.
+_GZIP_PART_BYTES = 128 * 1024
+_GZIP_SLICE_BYTES = 16 * 1024
+
 #: A zstd frame may ask for a window of any size; 8 MiB is the default maximum of RFC 8878.
 _ZSTD_MAX_WINDOW_BYTES = 8 * 1024 * 1024
+_ZSTD_MAX_HEADER_BYTES = 18
 
 #: zstd can't bound its output, so it gets little input at a time: 256 bytes hold at most 64
 #: run-length blocks of 128 KiB, so a bomb is noticed within 8 MiB of the limit.
@@ -36,7 +35,7 @@ _ZSTD_SLICE_BYTES = 256
 # The stubs of isal call this an instance; it is the class.
 _GZIP_ERROR: type[Exception] = cast("type[Exception]", igzip_lib.IsalError)
 
-#: Concatenated gzip members or zstd frames; each costs a copy of what follows.
+#: Concatenated gzip members or zstd frames: each costs a decompressor.
 _MAX_MEMBERS = 64
 
 
@@ -53,54 +52,31 @@ class Bounds:
     budget: ByteBudget
 
 
-async def read_body(
-    receive: Receive, declared: bytes | None, encoding: bytes, bounds: Bounds, tenant: str
-) -> tuple[bytes, float]:
-    """The whole body, decompressed, and the CPU seconds that this took.
+async def read_body(receive: Receive, declared: bytes | None, max_bytes: int, held: Held) -> bytes:
+    """The whole body as it was sent, counted in `held`.
 
-    declared: the Content-Length header, if any. tenant: whose body it is.
+    declared: the Content-Length header, if any.
 
-    Raises BodyTooLarge (before reading, where the length was declared), BadRequest,
-    UnsupportedEncoding, BodyStalled, Unavailable, ClientGone.
+    Raises BodyTooLarge (before reading, where the length was declared), BodyStalled,
+    Unavailable, ClientGone.
     """
-    body = await _read(receive, declared, bounds, tenant)
-    if not encoding and len(body) <= bounds.decompressed:
-        return body, 0.0
-    began_s = time.thread_time()
-    try:
-        body = decompress(body, encoding, bounds.decompressed)
-    except GatewayError as exc:
-        exc.spent_s = time.thread_time() - began_s
-        raise
-    return body, time.thread_time() - began_s
-
-
-async def _read(receive: Receive, declared: bytes | None, bounds: Bounds, tenant: str) -> bytes:
-    max_bytes = bounds.sent
     if declared is not None and int(declared) > max_bytes:
         raise _too_large(f"the body has {int(declared)} bytes", max_bytes)
     body = bytearray()  # not a list: a chunk may be one byte long, and an object costs sixty
-    held = 0
-    try:
-        while True:
-            message = await _next_part(receive)
-            if message["type"] == "http.disconnect":
-                raise ClientGone
-            chunk = message.get("body", b"")
-            if chunk:
-                if len(body) + len(chunk) > max_bytes:
-                    raise _too_large("the body is too large", max_bytes)
-                bounds.budget.check(tenant, len(chunk))
-                bounds.budget.take(tenant, len(chunk))
-                held += len(chunk)
-                if not message.get("more_body") and not body:
-                    return bytes(chunk)  # the usual body comes in one piece
-                body += chunk
-            if not message.get("more_body"):
-                return bytes(body)
-    finally:
-        if held:
-            bounds.budget.give_back(tenant, held)
+    while True:
+        message = await _next_part(receive)
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        if chunk:
+            if len(body) + len(chunk) > max_bytes:
+                raise _too_large("the body is too large", max_bytes)
+            held.take(len(chunk))
+            if not message.get("more_body") and not body:
+                return bytes(chunk)  # the usual body comes in one piece
+            body += chunk
+        if not message.get("more_body"):
+            return bytes(body)
 
 
 async def _next_part(receive: Receive) -> MutableMapping[str, Any]:
@@ -134,70 +110,75 @@ def _go_on(
     return (yield from awaited)
 
 
-def decompress(body: bytes, encoding: bytes, max_bytes: int) -> bytes:
-    """The body without its Content-Encoding: identity, gzip (RFC 1952) or zstd (RFC 8878).
+def unpack(body: bytes, encoding: bytes, max_bytes: int, held: Held) -> Generator[int, None, bytes]:
+    """Take off a body's Content-Encoding, in lower case: gzip (RFC 1952) or zstd (RFC 8878).
 
-    Never makes more than max_bytes. Raises BodyTooLarge, BadRequest, UnsupportedEncoding.
+    Yields after each part, none of which takes more than a few milliseconds. What is made is
+    counted in `held` as it grows, and is never more than max_bytes.
+
+    Raises BodyTooLarge, BadRequest, UnsupportedEncoding, Unavailable.
     """
-    name = encoding.strip().lower()
-    if name in (b"", b"identity"):
-        if len(body) > max_bytes:
-            raise _too_large(f"the body has {len(body)} bytes", max_bytes)
-        return body
-    if name in (b"gzip", b"x-gzip"):
-        return _gunzip(body, max_bytes)
-    if name == b"zstd":
-        return _unzstd(body, max_bytes)
-    raise UnsupportedEncoding(
-        f"Content-Encoding {name.decode('latin-1')!r} is not supported; use gzip, zstd or none"
-    )
+    if encoding in (b"gzip", b"x-gzip"):
+        parts = _gunzip(body)
+    elif encoding == b"zstd":
+        parts = _unzstd(body, held)
+    else:
+        raise UnsupportedEncoding(
+            f"Content-Encoding {encoding.decode('latin-1')!r} is not supported; "
+            "use gzip, zstd or none"
+        )
+    unpacked = BytesIO()  # its value is handed over without a copy
+    try:
+        for part in parts:
+            if unpacked.tell() + len(part) > max_bytes:
+                raise _too_large("decompressed, the body is too large", max_bytes)
+            held.take(len(part))
+            unpacked.write(part)
+            yield 0
+    except _GZIP_ERROR as exc:
+        raise BadRequest(f"the gzip body is corrupt: {exc}") from exc
+    except zstandard.ZstdError as exc:
+        raise BadRequest(f"the zstd body is corrupt: {exc}") from exc
+    return unpacked.getvalue()
 
 
-def _gunzip(body: bytes, max_bytes: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    rest = body
+def _gunzip(body: bytes) -> Generator[bytes, None, None]:
+    start = 0
     for _ in range(_MAX_MEMBERS):
         member = isal_zlib.decompressobj(wbits=31)
-        try:
-            part = member.decompress(rest, max_bytes + 1 - size)
-        except _GZIP_ERROR as exc:
-            raise BadRequest(f"the gzip body is corrupt: {exc}") from exc
-        size += len(part)
-        if size > max_bytes:
-            raise _too_large("decompressed, the body is too large", max_bytes)
-        if not member.eof:
-            raise BadRequest("the gzip body is cut off: its end is missing")
-        parts.append(part)
-        rest = member.unused_data
-        if not rest:
-            return parts[0] if len(parts) == 1 else b"".join(parts)
+        while not member.eof:
+            given = member.unconsumed_tail
+            if not given:
+                given = body[start : start + _GZIP_SLICE_BYTES]
+                start += len(given)
+            part = member.decompress(given, _GZIP_PART_BYTES)
+            if not (given or part or member.eof):
+                raise BadRequest("the gzip body is cut off: its end is missing")
+            yield part
+        start -= len(member.unused_data)
+        if start == len(body):
+            return
     raise BadRequest(f"the gzip body has over {_MAX_MEMBERS} members; compress it as one")
 
 
-def _unzstd(body: bytes, max_bytes: int) -> bytes:
-    parts: list[bytes] = []
-    size = 0
-    rest = body
-    try:
-        decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_MAX_WINDOW_BYTES)
-        for _ in range(_MAX_MEMBERS):
-            frame = decompressor.decompressobj()
-            start = 0
-            while not frame.eof:
-                if start >= len(rest):
-                    raise BadRequest("the zstd body is cut off: its end is missing")
-                part = frame.decompress(rest[start : start + _ZSTD_SLICE_BYTES])
-                start += _ZSTD_SLICE_BYTES
-                size += len(part)
-                if size > max_bytes:
-                    raise _too_large("decompressed, the body is too large", max_bytes)
-                parts.append(part)
-            rest = frame.unused_data + rest[start:]
-            if not rest:
-                return b"".join(parts)
-    except zstandard.ZstdError as exc:
-        raise BadRequest(f"the zstd body is corrupt: {exc}") from exc
+def _unzstd(body: bytes, held: Held) -> Generator[bytes, None, None]:
+    decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_MAX_WINDOW_BYTES)
+    start = 0
+    for _ in range(_MAX_MEMBERS):
+        header = zstandard.get_frame_parameters(body[start : start + _ZSTD_MAX_HEADER_BYTES])
+        window = min(header.window_size, _ZSTD_MAX_WINDOW_BYTES)
+        held.take(window)
+        frame = decompressor.decompressobj()
+        while not frame.eof:
+            given = body[start : start + _ZSTD_SLICE_BYTES]
+            if not given:
+                raise BadRequest("the zstd body is cut off: its end is missing")
+            start += len(given)
+            yield frame.decompress(given)
+        held.give_back(window)
+        start -= len(frame.unused_data)
+        if start == len(body):
+            return
     raise BadRequest(f"the zstd body has over {_MAX_MEMBERS} frames; compress it as one")
 
 

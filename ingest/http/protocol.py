@@ -27,7 +27,6 @@ from uvicorn.server import ServerState
 from ingest import errors
 from ingest.errors import (
     BadRequest,
-    Dialect,
     GatewayError,
     HeadersStalled,
     HeadersTooLarge,
@@ -310,7 +309,7 @@ class BoundedHttpProtocol(HttpToolsProtocol):
                 return
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-        status, headers, body = errors.response(error, Dialect.V2, "connection")
+        status, headers, body = errors.response(error, errors.influx, "connection")
         metrics.REQUESTS.labels("connection", str(status)).inc()
         headers = [*self.server_state.default_headers, *headers, (b"connection", b"close")]
         head = b"".join(b"%b: %b\r\n" % header for header in headers)

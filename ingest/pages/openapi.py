@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, NamedTuple
 
 from ingest import errors
-from ingest.errors import Dialect, GatewayError, RetryLater
+from ingest.errors import GatewayError, RetryLater
 from schemas.line_protocol.precision import BLOCK_PRECISIONS, REQUEST_PRECISIONS
 from schemas.metrics import MetricsAnswer, MetricsRequest
 
@@ -38,41 +38,31 @@ _REFUSAL = {
 }
 _LISTED = {"type": "array", "maxItems": 1000}
 _TOTAL = {"type": "integer", "description": "How many were refused; `rejected` lists 1,000."}
-_SHAPES: dict[Dialect, tuple[str, str, dict[str, Any]]] = {
-    Dialect.V2: (
-        "WriteError",
-        "application/json",
-        {
-            "type": "object",
-            "required": ["code", "message"],
-            "properties": {
-                "code": {"type": "string"},
-                "message": {"type": "string", "description": "What is wrong, what to change."},
-                "rejected": _LISTED | {"items": _REFUSAL},
-                "rejected_total": _TOTAL,
-            },
+
+
+class _Shape(NamedTuple):
+    """How a dialect's errors look."""
+
+    name: str
+    content_type: str
+    schema: dict[str, Any]
+
+
+_V2 = _Shape(
+    "WriteError",
+    "application/json",
+    {
+        "type": "object",
+        "required": ["code", "message"],
+        "properties": {
+            "code": {"type": "string"},
+            "message": {"type": "string", "description": "What is wrong, what to change."},
+            "rejected": _LISTED | {"items": _REFUSAL},
+            "rejected_total": _TOTAL,
         },
-    ),
-    Dialect.PROBLEM: (
-        "Problem",
-        "application/problem+json",
-        {
-            "type": "object",
-            "description": "RFC 9457.",
-            "required": ["type", "title", "status", "detail", "instance"],
-            "properties": {
-                "type": {"type": "string"},
-                "title": {"type": "string"},
-                "status": {"type": "integer"},
-                "detail": {"type": "string", "description": "What is wrong, what to change."},
-                "instance": {"type": "string"},
-                "rejected": _LISTED | {"items": {"$ref": f"{_SCHEMAS}RejectedValue"}},
-                "rejected_total": _TOTAL,
-            },
-        },
-    ),
-}
-_SHAPES[Dialect.V1] = (
+    },
+)
+_V1 = _Shape(
     "WriteErrorV1",
     "application/json",
     {
@@ -84,6 +74,24 @@ _SHAPES[Dialect.V1] = (
                 "properties": {"error": {"type": "string", "description": "The message again."}},
             },
         ]
+    },
+)
+_PROBLEM = _Shape(
+    "Problem",
+    "application/problem+json",
+    {
+        "type": "object",
+        "description": "RFC 9457.",
+        "required": ["type", "title", "status", "detail", "instance"],
+        "properties": {
+            "type": {"type": "string"},
+            "title": {"type": "string"},
+            "status": {"type": "integer"},
+            "detail": {"type": "string", "description": "What is wrong, what to change."},
+            "instance": {"type": "string"},
+            "rejected": _LISTED | {"items": {"$ref": f"{_SCHEMAS}RejectedValue"}},
+            "rejected_total": _TOTAL,
+        },
     },
 )
 
@@ -106,8 +114,8 @@ def document(schema: dict[str, Any]) -> None:
     schemas = components["schemas"]
     for name in ("HTTPValidationError", "ValidationError"):
         schemas.pop(name, None)
-    for name, _, shape in _SHAPES.values():
-        schemas[name] = shape
+    for shape in (_V2, _V1, _PROBLEM):
+        schemas[shape.name] = shape.schema
     for model in (MetricsRequest, MetricsAnswer):
         parts = model.model_json_schema(ref_template=_SCHEMAS + "{model}")
         schemas |= parts.pop("$defs", {})
@@ -118,8 +126,8 @@ def document(schema: dict[str, Any]) -> None:
             found = (*_EVERYWHERE, errors.NotFound) if "{" in path else _EVERYWHERE
             for operation in operations.values():
                 operation["responses"].pop("422", None)
-                operation["responses"] |= _refusals(found, Dialect.PROBLEM)
-                operation["security"] = _keys(Dialect.PROBLEM)
+                operation["responses"] |= _refusals(found, _PROBLEM)
+                operation["security"] = _keys(_PROBLEM)
     schema["paths"]["/readyz"]["get"]["responses"]["503"] = _says("Starting, or draining.")
     schema["paths"]["/health"]["get"]["responses"]["503"] = _says("Writes can't be taken now.")
     schema["paths"] |= {
@@ -132,9 +140,10 @@ def document(schema: dict[str, Any]) -> None:
 def _write_v2() -> dict[str, Any]:
     precisions = sorted(precision.value for precision in BLOCK_PRECISIONS)
     return _lines_route(
+        "write_v2",
         "Write line protocol",
         "For InfluxDB 2 clients, Telegraf, and anything that can POST.",
-        Dialect.V2,
+        _V2,
         [
             _parameter(
                 "bucket", "Retention class, or namespace/class.", required=True, examples=["raw"]
@@ -147,9 +156,10 @@ def _write_v2() -> dict[str, Any]:
 
 def _write_v1() -> dict[str, Any]:
     return _lines_route(
+        "write_v1",
         "Write line protocol as to InfluxDB 1",
         "For InfluxDB 1 clients. The key comes as a header, or as the password `p`.",
-        Dialect.V1,
+        _V1,
         [
             _parameter("db", "Namespace; the key's own if absent."),
             _parameter("rp", "Retention class; raw if absent.", examples=["raw"]),
@@ -160,14 +170,18 @@ def _write_v1() -> dict[str, Any]:
 
 
 def _lines_route(
-    summary: str, description: str, dialect: Dialect, parameters: list[dict[str, Any]]
+    operation: str,
+    summary: str,
+    description: str,
+    shape: _Shape,
+    parameters: list[dict[str, Any]],
 ) -> dict[str, Any]:
     return {
         "tags": ["write"],
         "summary": summary,
         "description": f"{description} A mixed body is a 400 that names the bad lines; the others "
         "are stored. Lines without a time get the gateway's.",
-        "operationId": f"write_{dialect.value}",
+        "operationId": operation,
         "parameters": [*parameters, *_headers()],
         "requestBody": {
             "description": "Lines of UTF-8, separated by newlines, may be empty. " + _ENCODED,
@@ -181,9 +195,9 @@ def _lines_route(
                     "Stepclock-Stamped": _header("How many lines got the gateway's time."),
                 },
             },
-            **_refusals((*_WRITE, errors.NotFound), dialect),
+            **_refusals((*_WRITE, errors.NotFound), shape),
         },
-        "security": _keys(dialect),
+        "security": _keys(shape),
     }
 
 
@@ -197,8 +211,8 @@ def _metrics() -> dict[str, Any]:
     return {
         "tags": ["write"],
         "summary": "Write rows of JSON",
-        "description": "Rows are judged one by one: a 202 names what was not taken and stores the "
-        "rest. NaN and infinities are data, bare or as strings.",
+        "description": "Rows are validated one by one: a 202 names what was not taken and "
+        "stores the rest. NaN and infinities are data, bare or as strings.",
         "operationId": "write_metrics",
         "parameters": _headers(),
         "requestBody": {
@@ -217,9 +231,9 @@ def _metrics() -> dict[str, Any]:
                 "headers": {"Stepclock-Receipt": _header("The member `receipt`.")},
                 "content": {"application/json": {"schema": {"$ref": f"{_SCHEMAS}MetricsAnswer"}}},
             },
-            **_refusals(_WRITE, Dialect.PROBLEM),
+            **_refusals(_WRITE, _PROBLEM),
         },
-        "security": _keys(Dialect.PROBLEM),
+        "security": _keys(_PROBLEM),
     }
 
 
@@ -250,8 +264,8 @@ def _header(description: str) -> dict[str, Any]:
     return {"description": description, "schema": {"type": "string"}}
 
 
-def _keys(dialect: Dialect) -> list[dict[str, list[str]]]:
-    names = ["bearer", "basic", "password"] if dialect is Dialect.V1 else ["bearer", "basic"]
+def _keys(shape: _Shape) -> list[dict[str, list[str]]]:
+    names = ["bearer", "basic", "password"] if shape is _V1 else ["bearer", "basic"]
     return [{name: []} for name in names]
 
 
@@ -262,14 +276,13 @@ def _says(description: str) -> dict[str, Any]:
     }
 
 
-def _refusals(found: Iterable[type[GatewayError]], dialect: Dialect) -> dict[str, Any]:
+def _refusals(found: Iterable[type[GatewayError]], shape: _Shape) -> dict[str, Any]:
     """An answer for each error: its class says why."""
-    name, content_type, _ = _SHAPES[dialect]
     answers: dict[str, Any] = {}
     for error in sorted(found, key=lambda error: error.status):
         answer = {
             "description": inspect.getdoc(error) or "",
-            "content": {content_type: {"schema": {"$ref": _SCHEMAS + name}}},
+            "content": {shape.content_type: {"schema": {"$ref": _SCHEMAS + shape.name}}},
         }
         if issubclass(error, RetryLater):
             answer["headers"] = {"Retry-After": _header("Whole seconds.")}

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from ingest.errors import GatewayError
-from ingest.publish.group_commit import GroupCommit, Lane
+from ingest.publish.group_commit import BlockKey, GroupCommit
 from ingest.publish.origin import Origin, Piece
 from schemas import canary
 from schemas.line_protocol.precision import Precision
@@ -73,7 +73,7 @@ class Canary:
         time_ns = self._now_ns()
         line = canary.gateway_line(self._gateway, partition, time_ns)
         self._commits.check(canary.TENANT, len(line))
-        lane = Lane(
+        key = BlockKey(
             self._topic,
             partition,
             canary.TENANT,
@@ -81,7 +81,7 @@ class Canary:
             Precision.NS,
             multiline=False,
         )
-        await self._commits.add(lane, Piece(line, 1), Origin(time_ns))
+        await self._commits.add(key, Piece(line, 1), Origin(time_ns))
 
     def described(self) -> str:
         """When the log last took one, how long that took, and what is wrong since."""

@@ -27,7 +27,7 @@ from telemetry import metrics
 
 
 @dataclass(frozen=True, slots=True)
-class Lane:
+class BlockKey:
     """What lines must have in common to share a block."""
 
     topic: str
@@ -68,14 +68,12 @@ class GroupCommit:
     ) -> None:
         self._publisher = publisher
         self._breaker = breaker
-        self._pending = ByteBudget(
-            "pending", "holding as much unacknowledged data", max_pending_bytes
-        )
+        self._pending = ByteBudget("pending", "publish buffer", max_pending_bytes)
         self._max_pending_bytes = max_pending_bytes
         self._max_in_flight = max_in_flight
         self._now = now
         # (topic, partition) -> open blocks in the order in which they were opened
-        self._open: dict[tuple[str, int], OrderedDict[Lane, list[_OpenBlock]]] = defaultdict(
+        self._open: dict[tuple[str, int], OrderedDict[BlockKey, list[_OpenBlock]]] = defaultdict(
             OrderedDict
         )
         self._in_flight: dict[tuple[str, int], list[_OpenBlock]] = defaultdict(list)
@@ -102,22 +100,22 @@ class GroupCommit:
             )
         self._pending.check(tenant, size)
 
-    def add(self, lane: Lane, piece: Piece, origin: Origin) -> asyncio.Future[int]:
-        """Put a request's piece (less than MAX_BLOCK_BYTES) into the lane's block.
+    def add(self, key: BlockKey, piece: Piece, origin: Origin) -> asyncio.Future[int]:
+        """Put a request's piece (less than MAX_BLOCK_BYTES) into the key's block.
 
         The future gives the block's offset once the log holds it, or fails with Unavailable.
         Call `check` first, with the size of the whole request.
         """
         waiter: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        where = (lane.topic, lane.partition)
-        blocks = self._open[where].setdefault(lane, [])
+        where = (key.topic, key.partition)
+        blocks = self._open[where].setdefault(key, [])
         size = len(piece.lines) + 1
         if (
             not blocks
             or blocks[-1].size + size > MAX_BLOCK_BYTES
             or len(blocks[-1].deliveries) >= MAX_DELIVERIES
         ):
-            blocks.append(_OpenBlock(lane.tenant, origin.received_ns, origin.traceparent))
+            blocks.append(_OpenBlock(key.tenant, origin.received_ns, origin.traceparent))
         block = blocks[-1]
         delivery = origin.delivery(piece, block.points)
         if delivery is not None:
@@ -126,14 +124,14 @@ class GroupCommit:
         block.size += size
         block.points += piece.points
         block.waiters.append(waiter)
-        self._pending.take(lane.tenant, size)
+        self._pending.take(key.tenant, size)
         metrics.PENDING_BYTES.set(self._pending.held_bytes)
         self._flush(where)
         return waiter
 
     async def drain(self, timeout_s: float) -> None:
         """Wait until everything added is acknowledged or has failed, at most timeout_s."""
-        gathering = (blocks for lanes in self._open.values() for blocks in lanes.values())
+        gathering = (blocks for by_key in self._open.values() for blocks in by_key.values())
         waiters = [
             waiter
             for blocks in (*gathering, *self._in_flight.values())
@@ -144,43 +142,45 @@ class GroupCommit:
             await asyncio.wait(waiters, timeout=timeout_s)
 
     def _flush(self, where: tuple[str, int]) -> None:
-        lanes = self._open[where]
+        by_key = self._open[where]
         while (
-            lanes and len(self._in_flight[where]) < self._max_in_flight and not self._breaker.trying
+            by_key
+            and len(self._in_flight[where]) < self._max_in_flight
+            and not self._breaker.trying
         ):
-            lane, blocks = next(iter(lanes.items()))
+            key, blocks = next(iter(by_key.items()))
             block = blocks.pop(0)
             if not blocks:
-                del lanes[lane]
+                del by_key[key]
             else:
-                lanes.move_to_end(lane)  # tenants of a partition take turns
+                by_key.move_to_end(key)  # tenants of a partition take turns
             if self._breaker.refuses():
                 self._settle(block, None)
             else:
-                self._send(lane, block)
+                self._send(key, block)
 
-    def _send(self, lane: Lane, block: _OpenBlock) -> None:
+    def _send(self, key: BlockKey, block: _OpenBlock) -> None:
         lines = block.chunks[0] if len(block.chunks) == 1 else b"\n".join(block.chunks)
         headers = encode_headers(
             Block(
-                lane.tenant,
-                lane.namespace,
-                lane.precision,
+                key.tenant,
+                key.namespace,
+                key.precision,
                 block.points,
                 block.received_ns,
                 lines,
-                lane.multiline,
+                key.multiline,
                 tuple(block.deliveries),
                 block.traceparent,
             )
         )
-        where = (lane.topic, lane.partition)
+        where = (key.topic, key.partition)
         self._in_flight[where].append(block)
         self._breaker.begin()
         sent_at = self._now()
         loop = asyncio.get_running_loop()
         try:
-            future = self._publisher.send(lane.topic, lane.partition, lines, headers)
+            future = self._publisher.send(key.topic, key.partition, lines, headers)
         except Exception as exc:  # noqa: BLE001 - whoever waits for the block must hear of it
             future = Future()
             future.set_exception(exc)

@@ -3,154 +3,223 @@
 from __future__ import annotations
 
 import json
-import time
+from collections.abc import Iterator
+from io import BytesIO
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_core import from_json
-from starlette.types import Receive, Scope
+from starlette.types import Scope
 
-from ingest.errors import BadRequest, BodyTooLarge, GatewayError, RowsRefused, Unavailable
-from ingest.http.body import Bounds, read_body
-from ingest.keys.auth import KeyStore, key_in_headers
-from ingest.limits.series import Series
-from ingest.write.endpoint import Response
-from ingest.write.intake import Intake
-from ingest.write.judge import Steps
-from ingest.write.lines import count_accepted
+from ingest import errors
+from ingest.errors import BadRequest, BodyTooLarge, GatewayError, Refused
+from ingest.keys.auth import key_in_headers
+from ingest.limits.byte_budget import Held
+from ingest.write.ingest_classes import IngestClasses, Target
+from ingest.write.pipeline import Admitted, Response
+from ingest.write.validation_queue import Work
 from schemas.admission.admission import MAX_LISTED, Part
 from schemas.admission.body import admit
+from schemas.json_rows import (
+    MAX_ROW_BYTES,
+    PAUSE,
+    WINDOW_BYTES,
+    InvalidRows,
+    RowTooLarge,
+    decode_rows,
+)
 from schemas.line_protocol.precision import Precision
 from schemas.metrics import EncodedRow, MetricsRow, encode_row, excess
 from schemas.retention import DEFAULT_CLASS, EVENTS_CLASS
-from telemetry import metrics
 
-#: Rows of one request: judging one takes tens of microseconds, and {} is a row in three bytes.
+#: Rows of one request: validating one takes tens of microseconds, and {} is a row in three bytes.
 _MAX_ROWS = 100_000
 
-#: Rows and values of one step (`ingest.write.judge`).
-_STEP_SIZE = 500
+#: Bytes of a body that cost a point before they are decoded, and those in which rows are counted.
+_POINT_BYTES = 4 * 1024
+_COUNTED_BYTES = 1024 * 1024
+
+#: Bytes of objects for a byte of JSON, at worst: {"":1} takes seven bytes and over two hundred.
+_OBJECT_BYTES = 32
+
+#: Rows and values between two yields.
+_STEP_SIZE = 100
 
 #: Characters of a member's name that are repeated: it may be as long as the body.
 _MAX_FIELD_CHARS = 200
 
+_EXPECTED = 'expected {"rows": [{"experiment": …, "run": …, "step": …, "values": {…}}]}'
 
-class MetricsRoute:
-    """Judges rows one by one: a bad row or value is named, everything else is stored."""
-
-    def __init__(self, keys: KeyStore, intake: Intake, bounds: Bounds) -> None:
-        self._keys = keys
-        self._intake = intake
-        self._bounds = bounds
-
-    async def answer(self, scope: Scope, receive: Receive) -> Response:
-        """202 with what became of each row, or an error of `ingest.errors`."""
-        headers: dict[bytes, bytes] = dict(scope["headers"])
-        key = self._keys.authenticate(key_in_headers(scope["headers"]))
-        declared = headers.get(b"content-length")
-        self._intake.open(key, declared)
-        origin = self._intake.origin(headers)
-
-        try:
-            body, read_s = await read_body(
-                receive,
-                declared,
-                headers.get(b"content-encoding", b""),
-                self._bounds,
-                key.tenant.name,
-            )
-            began_s = time.thread_time()
-            rows = _rows_of(body)
-            read_s += time.thread_time() - began_s
-        except GatewayError as exc:
-            exc.paced = key.tenant.name
-            raise
-
-        count = rows_sent = len(rows)
-        charged = await self._intake.charge(key.tenant, count, read_s)
-        judged = _Judged(self._intake, self._bounds.decompressed)
-        steps = judged.steps(rows)
-        try:
-            series = await self._intake.judge(key.tenant, len(body), steps, receive, read_s)
-        except Unavailable:
-            await self._intake.refund(key.tenant, count, charged)
-            raise
-        if judged.points > count:  # a value that is not finite is a line of its own
-            count = judged.points
-            charged = await self._intake.charge_instead(key.tenant, charged, count, read_s)
-        self._intake.charge_series(key.tenant, series, count)
-        del body, rows, series  # only what was admitted may wait for the log
-        receipt = None
-        if judged.parts:
-            try:
-                receipt = await self._intake.publish(key.tenant, judged.parts, origin)
-            except GatewayError:
-                await self._intake.refund(key.tenant, count, charged)
-                raise
-            count_accepted(key, judged.accepted, judged.stamped)
-        refused = rows_sent - judged.accepted
-        if refused:
-            metrics.points(key.tenant.name, "refused").inc(refused)
-        if not judged.accepted:
-            raise RowsRefused(judged.rejected, judged.rejected_total)
-        answer = {
-            "accepted": judged.accepted,
-            "stamped": judged.stamped,
-            "rejected": judged.rejected,
-            "rejected_total": judged.rejected_total,
-            "receipt": receipt,
-        }
-        response = [(b"content-type", b"application/json")]
-        if receipt is not None:
-            response.append((b"stepclock-receipt", receipt.encode()))
-        return 202, response, json.dumps(answer).encode()
+_TARGET = Target(None, DEFAULT_CLASS, Precision.NS)
 
 
-class _Judged:
-    """What became of the rows of one request, and the parts to publish.
+class RowDecoder:
+    """Validates rows one by one: a bad row or value is named, everything else is stored.
 
-    max_bytes: what all rows may be as lines.
+    max_bytes: what all rows of a request may be as lines.
     """
 
-    def __init__(self, intake: Intake, max_bytes: int) -> None:
+    dialect = staticmethod(errors.problem)
+    inline_bytes = 8 * 1024  # some 40 rows
+
+    def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._size = 0
-        self._stamp = intake.stamp
-        self._series_of = intake.series_of
-        classes = [intake.route_class(name) for name in (DEFAULT_CLASS, EVENTS_CLASS)]
-        self._rules = {c.name: intake.rules(c) for c in classes}
-        self._lines: dict[str, list[bytes]] = {DEFAULT_CLASS: [], EVENTS_CLASS: []}
-        self.accepted = 0
-        self.stamped = 0
-        self.rejected: list[dict[str, Any]] = []
-        self.rejected_total = 0
 
-    @property
-    def parts(self) -> list[tuple[str, Part]]:
-        return [
-            (name, Part(b"\n".join(lines), len(lines), Precision.NS, multiline=False))
-            for name, lines in self._lines.items()
-            if lines
-        ]
+    def key(self, scope: Scope) -> str | None:
+        """The key of an Authorization header."""
+        return key_in_headers(scope["headers"])
 
-    @property
-    def points(self) -> int:
-        """How many lines the parts hold."""
-        return sum(map(len, self._lines.values()))
+    def target(self, query: bytes) -> Target:  # noqa: ARG002 - nothing is asked there
+        """The key's own namespace; each line has its class."""
+        return _TARGET
 
-    def steps(self, rows: list[Any]) -> Steps[Series]:
-        """Judge the rows; yields how many rows and values were refused so far."""
+    def points(self, body: bytes) -> int:
+        """What the bytes cost before anybody knows what they hold; then rows are charged instead.
+
+        Decoding _POINT_BYTES takes as long as validating a small row, so whatever is sent costs
+        its tenant, valid or not. Rows are mostly smaller, so their number is looked for too: a
+        good request is mostly charged right at once, and one over the limit is refused unread.
+        """
+        rows = body.count(b'"experiment"', 0, _COUNTED_BYTES)
+        return max(rows, -(-len(body) // _POINT_BYTES), 1)
+
+    def decode(
+        self,
+        body: bytes,
+        target: Target,  # noqa: ARG002 - see `target`
+        classes: IngestClasses,
+        held: Held,
+    ) -> Work[Admitted]:
+        """Admit good rows, and name what is wrong with the others.
+
+        The objects of the rows that are decoded at once are counted for as long as this goes on,
+        at what they take at worst: those of WINDOW_BYTES, of MAX_ROW_BYTES where rows are large.
+        There are no others, since nothing is decoded before it is asked for.
+        """
+        rows = _Rows(classes, self._max_bytes, held)
+        error: GatewayError
+        try:
+            yield from rows.take_all(body)
+        except RowTooLarge as exc:
+            error = BodyTooLarge(f"nothing was stored; {exc}")
+        except InvalidRows as exc:
+            error = BadRequest(f"nothing was stored; {exc}")
+        else:
+            return rows.admitted()
+        raise error
+
+    def answer(self, admitted: Admitted, receipt: str | None) -> Response:
+        """202 with what became of each row; a 400 if nothing was taken."""
+        answer = {
+            "accepted": admitted.accepted,
+            "rejected": admitted.rejected,
+            "rejected_total": admitted.rejected_total,
+        }
+        if not admitted.accepted:
+            first = admitted.rejected[0]
+            raise Refused(
+                f"nothing was stored; row {first['index']}, {first['field']}: {first['reason']}",
+                answer,
+            )
+        headers = [(b"content-type", b"application/json")]
+        if receipt is not None:
+            headers.append((b"stepclock-receipt", receipt.encode()))
+        answer |= {"stamped": admitted.stamped, "receipt": receipt}
+        return 202, headers, json.dumps(answer).encode()
+
+
+class _Lines:
+    """Lines of one class, joined by newline; handed over without a copy."""
+
+    def __init__(self) -> None:
+        self.text = BytesIO()
+        self.count = 0
+
+    def add(self, lines: bytes, count: int) -> None:
+        if self.count:
+            self.text.write(b"\n")
+        self.text.write(lines)
+        self.count += count
+
+
+class _Rows:
+    """What became of the rows of one request so far.
+
+    max_bytes: what they may be as lines. held: where these are counted as they come.
+    """
+
+    def __init__(self, classes: IngestClasses, max_bytes: int, held: Held) -> None:
+        self._max_bytes = max_bytes
+        self._held = held
+        self._objects = 0
+        self._counted = 0
+        self._stamp = classes.stamp
+        self._rules = {name: classes.rules(name) for name in (DEFAULT_CLASS, EVENTS_CLASS)}
+        self._lines = {DEFAULT_CLASS: _Lines(), EVENTS_CLASS: _Lines()}
+        self._count = 0
+        self._accepted = 0
+        self._stamped = 0
+        self._rejected: list[dict[str, Any]] = []
+        self._rejected_total = 0
+
+    def take_all(self, body: bytes) -> Iterator[int]:
+        """Take the rows of a body; yields, once at least, how many were refused so far.
+
+        Raises InvalidRows, BodyTooLarge, Unavailable.
+        """
         size = 0
-        for index, row in enumerate(rows):
-            size += 1 + self.take(index, row)
+        self._hold_objects_of(min(len(body), WINDOW_BYTES))
+        for row in decode_rows(body):
+            if row is PAUSE:
+                self._hold_objects_of(min(len(body), MAX_ROW_BYTES))
+                size = _STEP_SIZE
+            else:
+                size += 1 + self._take(row)
             if size >= _STEP_SIZE:
-                yield self.rejected_total
+                self._hold()
+                yield self._rejected_total
                 size = 0
-        yield self.rejected_total
-        return self._series_of(part for _, part in self.parts)
+        if not self._count:
+            raise BadRequest(f"nothing was stored; there are no rows: {_EXPECTED}")
+        self._hold()
+        yield self._rejected_total
 
-    def take(self, index: int, data: object) -> int:
-        """Judge a row; how many values were looked at."""
+    def _hold_objects_of(self, text_bytes: int) -> None:
+        self._objects = _OBJECT_BYTES * text_bytes
+        self._hold()
+
+    def _hold(self) -> None:
+        size = self._objects + self._size()
+        self._held.take(size - self._counted)
+        self._counted = size
+
+    def _size(self) -> int:
+        return sum([lines.text.tell() for lines in self._lines.values()])
+
+    def admitted(self) -> Admitted:
+        """What became of all of them. A value that is not finite is a line, and a point."""
+        return Admitted(
+            [
+                (name, Part(lines.text.getvalue(), lines.count, Precision.NS, multiline=False))
+                for name, lines in self._lines.items()
+                if lines.count
+            ],
+            self._accepted,
+            self._count - self._accepted,
+            self._stamped,
+            self._rejected,
+            self._rejected_total,
+            max(self._count, sum([lines.count for lines in self._lines.values()])),
+        )
+
+    def _take(self, data: object) -> int:
+        """Validate a row; how many values were looked at."""
+        index = self._count
+        if index >= _MAX_ROWS:
+            raise BodyTooLarge(
+                f"nothing was stored; at most {_MAX_ROWS} rows are taken in one request: "
+                "send fewer at once"
+            )
+        self._count += 1
         if (found := excess(data)) is not None:
             self._reject(index, *found)
             return 0
@@ -166,14 +235,14 @@ class _Judged:
             self._reject(index, field, reason)
         time_ns = row.time if row.time is not None else self._stamp()
         if self._admit(index, encoded, b" %d" % time_ns):
-            self.accepted += 1
-            self.stamped += row.time is None
+            self._accepted += 1
+            self._stamped += row.time is None
         return len(row.values)
 
     def _admit(self, index: int, encoded: EncodedRow, suffix: bytes) -> bool:
         """Put the row's lines to the others, if the admission tier agrees with the encoder."""
         line = encoded.line + suffix
-        size = self._size + len(line)
+        size = self._size() + len(line)
         events: list[bytes] = []
         for event in encoded.events:
             if size > self._max_bytes:
@@ -184,53 +253,23 @@ class _Judged:
             reason = f"as lines the rows are over {self._max_bytes} bytes: send fewer at once"
             self._reject(index, "row", reason)
             return False
-        for name, lines in ((DEFAULT_CLASS, line), (EVENTS_CLASS, b"\n".join(events))):
-            if not lines:
-                continue
-            admission = admit(lines, Precision.NS, self._rules[name], self._stamp)
+        by_class = {DEFAULT_CLASS: [line], EVENTS_CLASS: events}
+        texts = {name: b"\n".join(lines) for name, lines in by_class.items() if lines}
+        for name, text in texts.items():
+            admission = admit(text, Precision.NS, self._rules[name], self._stamp)
             if admission.refused_total:
                 refusal = admission.refusals[0]
-                # Names and step were judged above. What is left is the time, and what is too
+                # Names and step were validated above. What is left is the time, and what is too
                 # long all together.
                 field = "time" if refusal.reason.startswith("time ") else "row"
                 self._reject(index, field, refusal.reason.partition(";")[0])
                 return False
-        self._lines[DEFAULT_CLASS].append(line)
-        self._lines[EVENTS_CLASS] += events
-        self._size = size
+        for name, text in texts.items():
+            self._lines[name].add(text, len(by_class[name]))
         return True
 
     def _reject(self, index: int, field: str, reason: str) -> None:
-        self.rejected_total += 1
-        if len(self.rejected) < MAX_LISTED:
+        self._rejected_total += 1
+        if len(self._rejected) < MAX_LISTED:
             named = field[:_MAX_FIELD_CHARS]
-            self.rejected.append({"index": index, "field": named, "reason": reason})
-
-
-def _rows_of(body: bytes) -> list[Any]:
-    began_s = time.thread_time()
-    try:
-        return _parse(body)
-    except GatewayError as exc:
-        exc.spent_s = time.thread_time() - began_s
-        raise
-
-
-def _parse(body: bytes) -> list[Any]:
-    # Before parsing: millions of containers would hold the event loop for seconds. A row takes
-    # about three; brackets inside strings count as well, so there is room for them.
-    if body.count(b"[") + body.count(b"{") > 8 * _MAX_ROWS:
-        raise BodyTooLarge(f"at most {_MAX_ROWS} rows are taken in one request")
-    try:
-        document = from_json(body, allow_inf_nan=True)
-    except ValueError as exc:
-        raise BadRequest(f"the body is not valid JSON: {exc}") from exc
-    # No other member: it would be read for nothing, at any size.
-    rows = document.get("rows") if isinstance(document, dict) and len(document) == 1 else None
-    if not isinstance(rows, list) or not rows:
-        raise BadRequest(
-            'expected {"rows": [{"experiment": …, "run": …, "step": …, "values": {…}}]}'
-        )
-    if len(rows) > _MAX_ROWS:
-        raise BodyTooLarge(f"{len(rows)} rows; at most {_MAX_ROWS} are taken in one request")
-    return rows
+            self._rejected.append({"index": index, "field": named, "reason": reason})

@@ -8,17 +8,24 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 
+from starlette.types import Scope
+
+from ingest import errors
 from ingest.errors import GatewayError, Unavailable
+from ingest.http.body import Bounds
+from ingest.limits.byte_budget import ByteBudget, Held
+from ingest.limits.charges import Charges
 from ingest.limits.dry_run import DryRun
 from ingest.limits.series import Mode, SeriesLimiter
 from ingest.limits.tenant import TenantLimits
 from ingest.limits.token_bucket import Limit
 from ingest.publish.circuit_breaker import CircuitBreaker
 from ingest.publish.group_commit import GroupCommit
-from ingest.publish.origin import Origin, StreamHeaders
+from ingest.publish.part_publisher import PartPublisher
 from ingest.publish.supervisor import supervise_log
-from ingest.write.intake import Intake
-from ingest.write.judge import Judge
+from ingest.write.ingest_classes import IngestClasses, Target
+from ingest.write.pipeline import Admitted, Response, WritePipeline
+from ingest.write.validation_queue import ValidationQueue, Work
 from schemas import retention
 from schemas.admission.admission import Part
 from schemas.line_protocol.precision import Precision
@@ -180,6 +187,47 @@ class World:
         return VirtualLoop(start_s=start_s, thread_s=lambda: self.rng.uniform(0.0, 3.0))
 
 
+class OpenDoor:
+    """Stands for a KeyStore: whoever comes is the tenant that it says."""
+
+    def authenticate(self, key: str | None) -> KeyRecord:
+        return KeyRecord("k", "0" * 64, Tenant(key or ""))
+
+
+class Made:
+    """ingest.write.pipeline.Decoder of a client's request, whose parts are made already."""
+
+    dialect = staticmethod(errors.problem)
+    inline_bytes = 0
+
+    def __init__(self, tenant: Tenant, parts: list[tuple[str, Part]]) -> None:
+        self._tenant = tenant
+        self._parts = parts
+
+    def key(self, scope: Scope) -> str:
+        return self._tenant.name
+
+    def target(self, query: bytes) -> Target:
+        return Target(None, "raw", Precision.NS)
+
+    def points(self, body: bytes) -> int:
+        return 1
+
+    def decode(
+        self, body: bytes, target: Target, classes: IngestClasses, held: Held
+    ) -> Work[Admitted]:
+        yield 0
+        return Admitted(self._parts, len(self._parts))
+
+    def answer(self, admitted: Admitted, receipt: str | None) -> Response:
+        assert receipt is not None
+        return 204, [], receipt.encode()
+
+
+async def no_body() -> dict[str, object]:
+    return {"type": "http.request"}
+
+
 class Gateway:
     """One life of the process."""
 
@@ -202,18 +250,21 @@ class Gateway:
             now=world.loop.time,
         )
         dry_run = DryRun(everybody=False, now=world.loop.time)
-        self.intake = Intake(
-            publisher,
+        self.pipeline = WritePipeline(
+            OpenDoor(),
+            Bounds(1000, 1000, ByteBudget("reading", "read buffer", 10**6)),
             self.commits,
-            TenantLimits(LIMIT, now_ns=world.loop.time_ns),
-            dry_run,
-            SeriesLimiter(Mode.OFF, 1, dry_run, now_ns=world.loop.time_ns),
-            Judge(max_bytes=max_pending_bytes, now=world.loop.time),
-            CLASSES,
-            now_ns=world.loop.time_ns,
+            Charges(
+                TenantLimits(LIMIT, now_ns=world.loop.time_ns),
+                dry_run,
+                SeriesLimiter(Mode.OFF, 1, dry_run, now_ns=world.loop.time_ns),
+            ),
+            ValidationQueue(now=world.loop.time),
+            IngestClasses(CLASSES, world.loop.time_ns),
+            PartPublisher(publisher, self.commits),
         )
         self.supervisor = supervise_log(publisher, self.breaker, asyncio.Event())
-        #: (stream, lane) -> offsets in the order in which their requests came.
+        #: (stream, key of its blocks) -> offsets in the order in which their requests came.
         self.order: dict[object, list[tuple[int, int]]] = {}
         self._came = 0
 
@@ -224,14 +275,15 @@ class Gateway:
         began_s, refuses = world.loop.time(), self.breaker.refuses()
         self._came += 1
         came = self._came
-        stream = StreamHeaders(client.name, number, EPOCH_NS, "e", client.name)
+        headers = [
+            (b"stepclock-stream", client.name.encode()),
+            (b"stepclock-sequence", b"%d" % number),
+            (b"stepclock-start", b"%d" % EPOCH_NS),
+        ]
+        scope = {"headers": headers, "query_string": b""}
         try:
-            self.intake.open(KeyRecord("k", "0" * 64, client.tenant), None)
+            _, _, text = await self.pipeline.write(Made(client.tenant, parts), scope, no_body)
             assert not refuses, "taken although the circuit is open"
-            await self.intake.charge(client.tenant, 1)
-            text = await self.intake.publish(
-                client.tenant, parts, Origin(world.loop.time_ns(), stream)
-            )
         except Unavailable as exc:
             _check_refusal(exc, waited_s=world.loop.time() - began_s if refuses else 0.0)
             world.answers["unavailable"] += 1
@@ -240,11 +292,11 @@ class Gateway:
             world.answers["failed"] += 1
             raise
         world.answers["stored"] += 1
-        positions = list(receipt.decode(text))
+        positions = list(receipt.decode(text.decode()))
         client.acknowledged[number] = positions
         for (class_name, part), position in zip(parts, positions, strict=True):
-            lane = (client.name, class_name, part.precision, part.multiline)
-            self.order.setdefault(lane, []).append((came, position.offset))
+            key = (client.name, class_name, part.precision, part.multiline)
+            self.order.setdefault(key, []).append((came, position.offset))
 
     async def serve(self, client: Client) -> None:
         """Send what is not acknowledged yet, `width` requests at a time."""

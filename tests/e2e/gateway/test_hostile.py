@@ -174,6 +174,9 @@ document(
 document(
     "huge-value", b'{"rows": [' + ROW.replace(b'"v": 1', b'"v": 1, "w": ' + b"9" * 400) + b"]}"
 )
+document("large-row", b'{"rows": [' + ROW + b', "' + b"x" * 300 * 1024 + b'"]}')
+document("beyond-a-float", b'{"rows": [' + ROW.replace(b'"v": 1', b'"v": 1, "w": 1e400') + b"]}")
+document("name-beyond-a-float", b'{"rows": [' + ROW.replace(b'"r"', b"1e400") + b", " + ROW + b"]}")
 document("duplicate-keys", b'{"rows": [' + ROW.replace(b'"v": 1', b'"v": 1, "v": 2') + b"]}")
 document("unknown-member", b'{"rows": [' + ROW.replace(b'"run"', b'"x": 1, "run"') + b"]}")
 document("lone-surrogate", b'{"rows": [' + ROW.replace(b'"r"', b'"\\ud800"') + b"]}")

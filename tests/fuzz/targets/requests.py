@@ -7,10 +7,10 @@ import json
 from consumers.batches.batch import PlacedBlock
 from consumers.writing.deliveries import delivery_lines
 from ingest import errors
-from ingest.errors import BadRequest, Dialect, GatewayError, Unauthorized
+from ingest.errors import BadRequest, GatewayError, Unauthorized
 from ingest.keys.auth import key_in_headers, key_in_query
 from ingest.publish.origin import Origin, Piece
-from ingest.write.lines import target_of
+from ingest.write.lines import LineDecoder, LineDecoderV1, influx_1
 from schemas.admission.body import admit
 from schemas.line_protocol.bounds import Rules
 from schemas.line_protocol.precision import Precision
@@ -49,21 +49,21 @@ def check(data: bytes) -> None:
     query, _, head = data.partition(b"\n")
     pairs, _ = split_head(head)
     headers = [(name.lower(), value) for name, value in pairs]
-    for dialect in (Dialect.V1, Dialect.V2):
-        _check_target(dialect, query)
+    for decoder in (LineDecoder(), LineDecoderV1()):
+        _check_target(decoder, query)
     _check_key(headers, query)
     _check_origin(dict(headers))
 
 
-def _check_target(dialect: Dialect, query: bytes) -> None:
+def _check_target(decoder: LineDecoder, query: bytes) -> None:
     try:
-        target = target_of(dialect, query)
+        target = decoder.target(query)
     except BadRequest as exc:
         _check_answer(exc)
         return
     assert target.namespace != ""
     assert target.precision in Precision
-    assert dialect is Dialect.V1 or target.precision not in {Precision.M, Precision.H}
+    assert isinstance(decoder, LineDecoderV1) or target.precision not in {Precision.M, Precision.H}
     target.class_name.encode()
 
 
@@ -109,7 +109,7 @@ def _check_origin(headers: dict[bytes, bytes]) -> None:
 
 
 def _check_answer(error: GatewayError) -> None:
-    for dialect in Dialect:
+    for dialect in (errors.influx, influx_1, errors.problem):
         status, headers, body = errors.response(error, dialect, "/write")
         assert status in {400, 401}
         assert json.loads(body)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import itertools
 import json
-from types import SimpleNamespace
 
 from pydantic_core import from_json
 
 from ingest.errors import BadRequest, BodyTooLarge
-from ingest.write.json_rows import _Judged, _rows_of
+from ingest.limits.byte_budget import ByteBudget, Held
+from ingest.write.ingest_classes import IngestClasses
+from ingest.write.json_rows import RowDecoder
 from schemas.admission.body import admit
 from schemas.json_rows import PAUSE, InvalidRows, Unrepresentable, decode_rows
 from schemas.line_protocol.bounds import Rules
@@ -30,34 +31,45 @@ TOKENS = (
 )
 
 
+class Classes(IngestClasses):
+    """At one moment, with the rules of this target."""
+
+    def __init__(self) -> None:
+        super().__init__({}, itertools.count(NOW_NS).__next__)
+
+    def rules(self, class_name: str) -> Rules:
+        return RULES[class_name]
+
+
 def check(data: bytes) -> None:
     _check_decoding(data)
+    budget = ByteBudget("reading", "read buffer", 64 * 1024 * 1024)
+    held = Held(budget, "fuzz")
+    decoder = RowDecoder(1024 * 1024)
+    work = decoder.decode(data, decoder.target(b""), Classes(), held)
     try:
-        rows = _rows_of(data)
+        while True:
+            next(work)
+    except StopIteration as done:
+        admitted = done.value
     except (BadRequest, BodyTooLarge):
         return
-    intake = SimpleNamespace(
-        stamp=itertools.count(NOW_NS).__next__,
-        route_class=lambda name: SimpleNamespace(name=name),
-        rules=lambda found: RULES[found.name],
-        series_of=set,
-    )
-    judged = _Judged(intake, 1024 * 1024)
-    for _ in judged.steps(rows):
-        pass
-    json.dumps(judged.rejected).encode()
-    assert 0 <= judged.stamped <= judged.accepted <= len(rows)
-    named = {rejection["index"] for rejection in judged.rejected}
+    rows = [row for row in decode_rows(data) if row is not PAUSE]
+    json.dumps(admitted.rejected).encode()
+    assert 0 <= admitted.stamped <= admitted.accepted <= len(rows)
+    assert admitted.refused == len(rows) - admitted.accepted
+    named = {rejection["index"] for rejection in admitted.rejected}
     assert named <= set(range(len(rows)))
-    assert judged.accepted + len(named) >= len(rows) or judged.rejected_total > 1000
-    for rejection in judged.rejected:
+    assert admitted.accepted + len(named) >= len(rows) or admitted.rejected_total > 1000
+    for rejection in admitted.rejected:
         assert rejection["field"]
         assert rejection["reason"]
         assert rejection["field"] != "time" or "time" in rows[rejection["index"]]
-    for name, part in judged.parts:
+    for name, part in admitted.parts:
         check_part(part, RULES[name])
-    [raw] = [part for name, part in judged.parts if name == "raw"] or [None]
-    assert (raw.points if raw else 0) == judged.accepted
+    assert budget.held_bytes >= sum(len(part.lines) for _, part in admitted.parts)
+    [raw] = [part for name, part in admitted.parts if name == "raw"] or [None]
+    assert (raw.points if raw else 0) == admitted.accepted
     for text in raw.lines.split(b"\n") if raw else []:
         _check_says_the_same(text, rows)
 

@@ -17,7 +17,7 @@ from adapters.settings import unknown_variables
 from admin.__main__ import app
 from embedded.settings import ServeSettings
 from ingest import errors
-from ingest.errors import Dialect, Forbidden, Unauthorized
+from ingest.errors import Forbidden, Unauthorized
 from ingest.keys.auth import KeyStore
 from ingest.settings import GatewaySettings
 from schemas.tenants.keys import new_key
@@ -120,7 +120,7 @@ def test_every_401_and_403_is_told_with_its_reason_wherever_it_arose(lines, monk
     monkeypatch.setattr(errors, "_refusals", Sparing(60.0))
     refused = Forbidden("key abc may only read", reason="role", actor="key:abc")
     for error in (refused, Unauthorized("no", reason="no_key"), errors.NotFound("no")):
-        for dialect in Dialect:
+        for dialect in (errors.influx, errors.problem):
             errors.response(error, dialect, "/write")
     assert lines() == [
         "action=request actor=key:abc outcome=refused status=403 reason=role times=1",

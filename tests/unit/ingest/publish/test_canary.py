@@ -155,8 +155,8 @@ def test_partitions_take_turns():
         def check(self, tenant, size):
             assert (tenant, size > 0) == ("_canary", True)
 
-        def add(self, lane, piece, origin):
-            self.sent.append((lane.partition, piece.points, origin.stream))
+        def add(self, key, piece, origin):
+            self.sent.append((key.partition, piece.points, origin.stream))
             acknowledged = asyncio.get_running_loop().create_future()
             acknowledged.set_result(0)
             return acknowledged

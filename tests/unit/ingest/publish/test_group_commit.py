@@ -4,7 +4,7 @@ import pytest
 
 from ingest.errors import Internal, Unavailable
 from ingest.publish.circuit_breaker import CircuitBreaker, CircuitState
-from ingest.publish.group_commit import GroupCommit, Lane
+from ingest.publish.group_commit import BlockKey, GroupCommit
 from ingest.publish.origin import Origin, Piece, StreamHeaders
 from schemas.line_protocol.precision import Precision
 from schemas.log.block import MAX_BLOCK_BYTES, Delivery, decode
@@ -13,12 +13,12 @@ from tests.fakes.memory_log import MemoryLog
 
 TOPIC = "stepclock.raw"
 ORIGIN = Origin(received_ns=7)
-LANE = Lane(TOPIC, 0, "vision", "stepclock", Precision.NS, multiline=False)
+KEY = BlockKey(TOPIC, 0, "vision", "stepclock", Precision.NS, multiline=False)
 
 
-def lane(**changes):
-    fields = {name: getattr(LANE, name) for name in Lane.__slots__}
-    return Lane(**fields | changes)
+def block_key(**changes):
+    fields = {name: getattr(KEY, name) for name in BlockKey.__slots__}
+    return BlockKey(**fields | changes)
 
 
 class Bench:
@@ -33,7 +33,7 @@ class Bench:
             max_in_flight=max_in_flight,
         )
 
-    def add(self, lines, *, to=LANE, origin=ORIGIN):
+    def add(self, lines, *, to=KEY, origin=ORIGIN):
         return self.commits.add(to, Piece(lines, lines.count(b"\n") + 1), origin)
 
     def values(self):
@@ -95,21 +95,21 @@ def test_tenants_precisions_and_partitions_never_share_a_block():
     async def scenario():
         bench = Bench(max_in_flight=1)
         bench.log.hold()
-        lanes = [
-            LANE,
-            lane(tenant="audio"),
-            lane(namespace="other"),
-            lane(precision=Precision.MS),
-            lane(multiline=True),
-            lane(partition=1),
+        keys = [
+            KEY,
+            block_key(tenant="audio"),
+            block_key(namespace="other"),
+            block_key(precision=Precision.MS),
+            block_key(multiline=True),
+            block_key(partition=1),
         ]
-        waiters = [bench.add(b"x", to=each) for each in lanes for _ in range(3)]
+        waiters = [bench.add(b"x", to=each) for each in keys for _ in range(3)]
         bench.log.release()
         await asyncio.gather(*waiters)
         blocks = [decode(r.headers, r.value) for r in bench.log.records(TOPIC)]
         assert sum(b.points for b in blocks) == 18
         assert {(b.tenant, b.namespace, b.precision, b.multiline) for b in blocks} == {
-            (each.tenant, each.namespace, each.precision, each.multiline) for each in lanes
+            (each.tenant, each.namespace, each.precision, each.multiline) for each in keys
         }
 
     asyncio.run(scenario())
@@ -134,7 +134,7 @@ def test_beyond_the_bound_of_pending_bytes_a_request_is_refused_and_let_in_after
         bench = Bench(max_pending_bytes=100)
         bench.log.hold()
         waiter = bench.add(b"x" * 80)
-        with pytest.raises(Unavailable, match="as much unacknowledged data"):
+        with pytest.raises(Unavailable, match="the gateway's publish buffer is full"):
             bench.commits.check("vision", 50)
         bench.log.release()
         await waiter
@@ -148,10 +148,10 @@ def test_one_tenant_fills_no_more_than_its_share_and_the_message_says_whose_boun
         bench = Bench(max_pending_bytes=300)
         bench.log.hold()
         waiters = [bench.add(b"x" * 99) for _ in range(2)]
-        with pytest.raises(Unavailable, match="unacknowledged data of tenant 'vision'"):
+        with pytest.raises(Unavailable, match="tenant 'vision' has used its share of"):
             bench.commits.check("vision", 99)
         bench.commits.check("audio", 99)
-        waiters.append(bench.add(b"x" * 99, to=lane(tenant="audio")))
+        waiters.append(bench.add(b"x" * 99, to=block_key(tenant="audio")))
         bench.log.release()
         await asyncio.gather(*waiters)
         bench.commits.check("vision", 300)
@@ -227,7 +227,7 @@ def test_what_arrives_with_the_trial_waits_for_its_outcome():
         bench.breaker.failed()
         bench.breaker.probe_succeeded()
         bench.log.hold()
-        waiters = [bench.add(b"trial"), bench.add(b"a"), bench.add(b"b", to=lane(partition=1))]
+        waiters = [bench.add(b"trial"), bench.add(b"a"), bench.add(b"b", to=block_key(partition=1))]
         assert bench.values() == [b"trial"]
         bench.log.release()
         await asyncio.gather(*waiters)
@@ -236,7 +236,7 @@ def test_what_arrives_with_the_trial_waits_for_its_outcome():
         bench.breaker.failed()
         bench.breaker.probe_succeeded()
         bench.log.hold()
-        waiters = [bench.add(b"c"), bench.add(b"d"), bench.add(b"e", to=lane(partition=1))]
+        waiters = [bench.add(b"c"), bench.add(b"d"), bench.add(b"e", to=block_key(partition=1))]
         bench.log.release(LogUnavailable("still frozen"))
         outcomes = await asyncio.gather(*waiters, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [Unavailable] * 3

@@ -12,15 +12,15 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from ingest.errors import Internal, Unavailable
 from ingest.publish import group_commit
 from ingest.publish.circuit_breaker import CircuitBreaker, CircuitState
-from ingest.publish.group_commit import GroupCommit, Lane
+from ingest.publish.group_commit import BlockKey, GroupCommit
 from ingest.publish.origin import Origin, Piece
 from schemas.line_protocol.precision import Precision
 from schemas.log.protocols import LogUnavailable, RecordRefused
 
 MAX_PENDING_BYTES = 200
 MAX_BLOCK_BYTES = 40
-LANES = [
-    Lane("stepclock.raw", partition, tenant, "lab", Precision.NS, multiline=False)
+KEYS = [
+    BlockKey("stepclock.raw", partition, tenant, "lab", Precision.NS, multiline=False)
     for partition in (0, 1)
     for tenant in ("vision", "audio")
 ]
@@ -51,7 +51,7 @@ class GroupCommitMachine(RuleBasedStateMachine):
         )
         self.publisher = Publisher()
         self.breaker = CircuitBreaker()
-        self.sent = []  # (lane, line, waiter) in the order of the requests
+        self.sent = []  # (key, line, waiter) in the order of the requests
         self.log = {0: [], 1: []}  # partition -> lines of each block that the log took
         self.count = 0
         self.gone = set()  # waiters whose clients hung up
@@ -74,19 +74,19 @@ class GroupCommitMachine(RuleBasedStateMachine):
 
         self.loop.run_until_complete(callbacks_run())
 
-    @rule(lane=st.sampled_from(LANES), padding=st.integers(0, 30))
-    def add(self, lane, padding):
+    @rule(key=st.sampled_from(KEYS), padding=st.integers(0, 30))
+    def add(self, key, padding):
         line = b"%d," % self.count + b"x" * padding
         size = len(line) + 1
         held = [(each.tenant, len(text) + 1) for each, text, _ in self.unsettled()]
-        own = sum(bytes_ for tenant, bytes_ in held if tenant == lane.tenant)
+        own = sum(bytes_ for tenant, bytes_ in held if tenant == key.tenant)
         free = MAX_PENDING_BYTES - sum(bytes_ for _, bytes_ in held) - size
         is_full = free < 0 or (own > 0 and own + size > 2 * free)
         refuses = self.breaker.refuses()
 
         async def request():
-            self.commits.check(lane.tenant, size)
-            return self.commits.add(lane, Piece(line, 1), Origin(1))
+            self.commits.check(key.tenant, size)
+            return self.commits.add(key, Piece(line, 1), Origin(1))
 
         try:
             waiter = self.loop.run_until_complete(request())
@@ -96,7 +96,7 @@ class GroupCommitMachine(RuleBasedStateMachine):
         assert not refuses
         assert not is_full
         self.count += 1
-        self.sent.append((lane, line, waiter))
+        self.sent.append((key, line, waiter))
 
     @precondition(lambda self: self.publisher.flying)
     @rule(data=st.data())
@@ -140,17 +140,17 @@ class GroupCommitMachine(RuleBasedStateMachine):
         """Requests whose lines wait for a block, or for what becomes of one."""
         held = b"\n".join(
             text
-            for lanes in self.commits._open.values()
-            for blocks in lanes.values()
+            for by_key in self.commits._open.values()
+            for blocks in by_key.values()
             for block in blocks
             for text in block.chunks
         ).split(b"\n")
         flying = [text for _, _, value in self.publisher.flying for text in value.split(b"\n")]
         alive = {*held, *flying}
-        for lane, text, waiter in self.sent:
+        for key, text, waiter in self.sent:
             assert waiter.done() is (text not in alive) or waiter in self.gone
             if text in alive:
-                yield lane, text, waiter
+                yield key, text, waiter
 
     @invariant()
     def what_is_held_is_what_waits(self):
@@ -169,20 +169,20 @@ class GroupCommitMachine(RuleBasedStateMachine):
     @invariant()
     def whoever_was_told_success_is_in_the_log_and_in_order(self):
         last = {}
-        for lane, text, waiter in self.sent:
+        for key, text, waiter in self.sent:
             if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
                 offset = waiter.result()
-                assert text in self.log[lane.partition][offset].split(b"\n")
+                assert text in self.log[key.partition][offset].split(b"\n")
             elif waiter.done() and not waiter.cancelled():
                 assert isinstance(waiter.exception(), Unavailable | Internal)
         for partition, blocks in self.log.items():
             if self.max_in_flight == 1:
                 for number, block in enumerate(blocks):
                     for text in block.split(b"\n"):
-                        lane = next(lane for lane, line, _ in self.sent if line == text)
+                        key = next(key for key, line, _ in self.sent if line == text)
                         came = int(text.partition(b",")[0])
-                        assert last.get((partition, lane), -1) < came, number
-                        last[partition, lane] = came
+                        assert last.get((partition, key), -1) < came, number
+                        last[partition, key] = came
 
     def teardown(self):
         group_commit.MAX_BLOCK_BYTES = self.block_bytes

@@ -113,7 +113,7 @@ def check_log(world):
 
 
 def check_order(gateway):
-    """Of one lane's requests, whichever came first lies first, or in the same block."""
+    """Of the requests with one key, whichever came first lies first, or in the same block."""
     for came in gateway.order.values():
         offsets = [offset for _, offset in sorted(came)]
         assert offsets == sorted(offsets)
@@ -217,7 +217,7 @@ def test_a_drain_ends_within_the_deadline_and_leaves_nobody_without_an_answer(se
         waiting = [
             waiter
             for blocks in (
-                *(b for lanes in gateway.commits._open.values() for b in lanes.values()),
+                *(b for by_key in gateway.commits._open.values() for b in by_key.values()),
                 *gateway.commits._in_flight.values(),
             )
             for block in blocks

@@ -1,4 +1,4 @@
-from ingest.write.intake import Stamper
+from ingest.write.ingest_classes import Stamper
 
 
 def test_times_given_by_the_gateway_increase_though_its_clock_steps_back_and_forth():

@@ -5,9 +5,9 @@ import weakref
 
 import pytest
 
-from ingest.errors import Unavailable
+from ingest.errors import BadRequest
 from ingest.http.body import ClientGone
-from ingest.write.judge import Judge
+from ingest.write.validation_queue import ValidationQueue
 
 LARGE = 1_000_000
 SMALL = 100
@@ -18,27 +18,31 @@ async def staying():
 
 
 class Bench:
-    """A judge whose CPU clock moves only as the bodies say."""
+    """A queue whose CPU clock moves only as the bodies say."""
 
-    def __init__(self, max_bytes=10 * LARGE):
+    def __init__(self):
         self.cpu_s = 0.0
         self.turns = []
-        self.judge = Judge(max_bytes=max_bytes, cpu_s=lambda: self.cpu_s)
+        self.queue = ValidationQueue(cpu_s=lambda: self.cpu_s)
 
-    def body(self, name, steps=1, *, refuses=False, cost_s=1.0):
-        """Steps of which each is a turn, since it costs more than one."""
-        for number in range(steps):
+    def body(self, name, turns=1, *, refuses=False, cost_s=1.0):
+        """Work of which each part is a turn, since it costs more than one."""
+        for number in range(turns):
             self.turns.append((name, threading.current_thread() is threading.main_thread()))
             self.cpu_s += cost_s
             yield (number + 1) * refuses
         return name
 
-    def run(self, tenant, size, steps, receive=None, read_s=0.0):
-        judged = self.judge.run(tenant, size, steps, receive or staying, read_s)
-        return asyncio.ensure_future(judged)
+    def run(self, tenant, size, work, receive=None, read_s=0.0):
+        async def validated():
+            waits = self.queue.run(tenant, work, receive or staying, read_s, inline=size is SMALL)
+            value, self.unpaid_s = await waits
+            return value
+
+        return asyncio.ensure_future(validated())
 
 
-def test_a_small_body_is_judged_at_once_on_the_event_loop():
+def test_a_small_body_is_validated_at_once_on_the_event_loop():
     async def scenario():
         bench = Bench()
         assert await bench.run("a", SMALL, bench.body("x", cost_s=0.0)) == "x"
@@ -70,7 +74,7 @@ def test_tenants_take_turns_however_much_one_of_them_sends():
     asyncio.run(scenario())
 
 
-def test_bodies_of_one_tenant_are_judged_in_their_order():
+def test_bodies_of_one_tenant_are_validated_in_their_order():
     async def scenario():
         bench = Bench()
         waiting = [bench.run("a", LARGE, bench.body(n, 2)) for n in range(5)]
@@ -110,7 +114,7 @@ def test_refusals_of_whole_requests_are_paced_too():
     async def scenario():
         bench = Bench()
         began = time.monotonic()
-        await asyncio.gather(*(bench.judge.refuse("hammer") for _ in range(300)))
+        await asyncio.gather(*(bench.queue.refuse("hammer") for _ in range(300)))
         # Each counts 0.6 ms of CPU, a fifth of the time; the first ones are on credit.
         assert time.monotonic() - began >= 299 * 0.0024 - 0.25
 
@@ -121,7 +125,7 @@ def test_a_refusal_that_was_dear_to_find_counts_as_what_it_cost():
     async def scenario():
         bench = Bench()
         began = time.monotonic()
-        await asyncio.gather(*(bench.judge.refuse("junk", 0.05) for _ in range(4)))
+        await asyncio.gather(*(bench.queue.refuse("junk", 0.05) for _ in range(4)))
         assert time.monotonic() - began >= 3 * 0.2 - 0.25
 
     asyncio.run(scenario())
@@ -142,22 +146,36 @@ def test_a_refused_body_counts_with_what_it_took_to_read(size):
     asyncio.run(scenario())
 
 
-def test_as_many_bodies_wait_as_may_and_the_message_says_whose_bound_it_was():
+@pytest.mark.parametrize("size", [SMALL, LARGE])
+def test_a_body_that_is_refused_as_a_whole_says_what_all_of_it_took(size):
+    def refused(bench):
+        for _ in range(3):
+            bench.cpu_s += 1.0
+            yield 0
+        bench.cpu_s += 0.5
+        raise BadRequest("cut off")
+
     async def scenario():
-        bench = Bench(max_bytes=3 * LARGE)
-        greedy = [bench.run("greedy", LARGE, bench.body("g", 2)) for _ in range(2)]
-        await asyncio.sleep(0)
-        with pytest.raises(Unavailable, match="judging as much of tenant 'greedy'") as refusal:
-            await bench.run("greedy", LARGE, bench.body("g"), read_s=0.03)
-        assert (refusal.value.paced, refusal.value.spent_s) == ("greedy", 0.03)
-        assert await bench.run("modest", LARGE, bench.body("m")) == "m"
-        await asyncio.gather(*greedy)
-        assert await bench.run("greedy", LARGE, bench.body("g")) == "g"
+        bench = Bench()
+        with pytest.raises(BadRequest) as refusal:
+            await bench.run("a", size, refused(bench), read_s=0.25)
+        assert (refusal.value.paced, refusal.value.spent_s) == ("a", 3.75)
 
     asyncio.run(scenario())
 
 
-def test_a_judge_that_fails_harms_only_the_body_it_failed_at():
+@pytest.mark.parametrize(("refuses", "unpaid_s"), [(False, 3.25), (True, 0.0)])
+def test_what_a_body_took_is_told_as_far_as_its_tenant_has_not_rested_for_it(refuses, unpaid_s):
+    async def scenario():
+        bench = Bench()
+        bench.queue._rest = lambda *_: None
+        await bench.run("a", LARGE, bench.body("x", 3, refuses=refuses), read_s=0.25)
+        assert bench.unpaid_s == unpaid_s
+
+    asyncio.run(scenario())
+
+
+def test_work_that_fails_harms_only_the_body_it_failed_at():
     def failing():
         yield 0
         raise RuntimeError("BUG")
@@ -173,9 +191,9 @@ def test_a_judge_that_fails_harms_only_the_body_it_failed_at():
     asyncio.run(scenario())
 
 
-def test_a_body_whose_client_is_gone_is_judged_no_further_and_holds_no_room():
+def test_a_body_whose_client_is_gone_is_validated_no_further():
     async def scenario():
-        bench = Bench(max_bytes=2 * LARGE)
+        bench = Bench()
         left = asyncio.Event()
 
         async def leaving():
@@ -212,10 +230,10 @@ def test_a_body_whose_client_is_gone_is_kept_no_longer():
     async def scenario():
         bench = Bench()
         first = bench.run("a", LARGE, bench.body("first", 10**9))
-        steps = bench.body("gone")
-        kept = weakref.ref(steps)
-        gone = bench.run("a", LARGE, steps)
-        del steps
+        work = bench.body("gone")
+        kept = weakref.ref(work)
+        gone = bench.run("a", LARGE, work)
+        del work
         while not bench.turns:
             await asyncio.sleep(0)
         gone.cancel()
