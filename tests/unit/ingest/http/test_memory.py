@@ -3,7 +3,7 @@ import sys
 
 _SETTLE = """
 import gc
-from ingest import memory
+from ingest.http import memory
 kept = [object() for _ in range(10)]
 memory.settle()
 assert gc.isenabled()
