@@ -65,7 +65,7 @@ STAMPED = Counter("stepclock_gateway_stamped_total", "Lines that the gateway tim
 PENDING_BYTES = Gauge("stepclock_gateway_pending_bytes", "Bytes not yet acknowledged.")
 PENDING_BYTES_LIMIT = Gauge("stepclock_gateway_pending_bytes_limit", "Bound of pending bytes.")
 
-# Requests that got 503 since bytes in memory were at a bound (reading, judging, pending), and
+# Requests that got 503 since bytes in memory were at a bound (reading, pending), and
 # whose: of one tenant, so that the others go on, or of all.
 BOUND_REACHED = Counter(
     "stepclock_gateway_bound_reached_total", "503s by bound of bytes.", ["bound", "whose"]

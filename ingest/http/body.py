@@ -29,8 +29,10 @@ _ZSTD_MAX_WINDOW_BYTES = 8 * 1024 * 1024
 _ZSTD_MAX_HEADER_BYTES = 18
 
 #: zstd can't bound its output, so it gets little input at a time: 256 bytes hold at most 64
-#: run-length blocks of 128 KiB, so a bomb is noticed within 8 MiB of the limit.
+#: run-length blocks of 128 KiB, so a bomb is noticed within 8 MiB of the limit. From a part of over
+#: a MiB on it gets less.
 _ZSTD_SLICE_BYTES = 256
+_ZSTD_LARGE_BYTES = 1024 * 1024
 
 # The stubs of isal call this an instance; it is the class.
 _GZIP_ERROR: type[Exception] = cast("type[Exception]", igzip_lib.IsalError)
@@ -163,18 +165,21 @@ def _gunzip(body: bytes) -> Generator[bytes, None, None]:
 
 def _unzstd(body: bytes, held: Held) -> Generator[bytes, None, None]:
     decompressor = zstandard.ZstdDecompressor(max_window_size=_ZSTD_MAX_WINDOW_BYTES)
-    start = 0
+    start, slice_bytes = 0, _ZSTD_SLICE_BYTES
     for _ in range(_MAX_MEMBERS):
         header = zstandard.get_frame_parameters(body[start : start + _ZSTD_MAX_HEADER_BYTES])
         window = min(header.window_size, _ZSTD_MAX_WINDOW_BYTES)
         held.take(window)
         frame = decompressor.decompressobj()
         while not frame.eof:
-            given = body[start : start + _ZSTD_SLICE_BYTES]
+            given = body[start : start + slice_bytes]
             if not given:
                 raise BadRequest("the zstd body is cut off: its end is missing")
             start += len(given)
-            yield frame.decompress(given)
+            part = frame.decompress(given)
+            is_large = len(part) > _ZSTD_LARGE_BYTES
+            slice_bytes = slice_bytes // 2 if is_large else min(2 * slice_bytes, _ZSTD_SLICE_BYTES)
+            yield part
         held.give_back(window)
         start -= len(frame.unused_data)
         if start == len(body):

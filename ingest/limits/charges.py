@@ -48,7 +48,12 @@ class Charges:
         raise _over_limit(tenant, points, refusal, spent_s)
 
     async def take_instead(self, tenant: Tenant, charged: int, points: int, spent_s: float) -> int:
-        """Charge what a request turned out to be instead of what was charged before."""
+        """Charge what a request turned out to be instead of what was charged before.
+
+        Raises RateLimited; then nothing is charged.
+        """
+        if not charged:  # a dry run let it in, and has noted it
+            return 0
         if points < charged:
             await self._limits.refund(tenant, charged - points)
             return points

@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from starlette.types import Scope
 
 from ingest import errors
-from ingest.errors import BadRequest, BodyTooLarge, GatewayError, Refused
+from ingest.errors import BadRequest, BodyTooLarge, Refused
 from ingest.keys.auth import key_in_headers
 from ingest.limits.byte_budget import Held
 from ingest.write.ingest_classes import IngestClasses, Target
@@ -96,16 +96,13 @@ class RowDecoder:
         There are no others, since nothing is decoded before it is asked for.
         """
         rows = _Rows(classes, self._max_bytes, held)
-        error: GatewayError
         try:
             yield from rows.take_all(body)
         except RowTooLarge as exc:
-            error = BodyTooLarge(f"nothing was stored; {exc}")
+            raise BodyTooLarge(f"nothing was stored; {exc}") from exc
         except InvalidRows as exc:
-            error = BadRequest(f"nothing was stored; {exc}")
-        else:
-            return rows.admitted()
-        raise error
+            raise BadRequest(f"nothing was stored; {exc}") from exc
+        return rows.admitted()
 
     def answer(self, admitted: Admitted, receipt: str | None) -> Response:
         """202 with what became of each row; a 400 if nothing was taken."""
