@@ -64,21 +64,23 @@ async def read_body(receive: Receive, declared: bytes | None, max_bytes: int, he
     """
     if declared is not None and int(declared) > max_bytes:
         raise _too_large(f"the body has {int(declared)} bytes", max_bytes)
-    body = bytearray()  # not a list: a chunk may be one byte long, and an object costs sixty
+    # Not a list: a chunk may be one byte long, and an object costs sixty. No bytearray either: the
+    # value of this is handed over without a copy, which takes 20 ms for 32 MiB.
+    body = BytesIO()
     while True:
         message = await _next_part(receive)
         if message["type"] == "http.disconnect":
             raise ClientGone
         chunk = message.get("body", b"")
         if chunk:
-            if len(body) + len(chunk) > max_bytes:
+            if body.tell() + len(chunk) > max_bytes:
                 raise _too_large("the body is too large", max_bytes)
             held.take(len(chunk))
-            if not message.get("more_body") and not body:
+            if not message.get("more_body") and not body.tell():
                 return bytes(chunk)  # the usual body comes in one piece
-            body += chunk
+            body.write(chunk)
         if not message.get("more_body"):
-            return bytes(body)
+            return body.getvalue()
 
 
 async def _next_part(receive: Receive) -> MutableMapping[str, Any]:
@@ -129,7 +131,7 @@ def unpack(body: bytes, encoding: bytes, max_bytes: int, held: Held) -> Generato
             f"Content-Encoding {encoding.decode('latin-1')!r} is not supported; "
             "use gzip, zstd or none"
         )
-    unpacked = BytesIO()  # its value is handed over without a copy
+    unpacked = BytesIO()
     try:
         for part in parts:
             if unpacked.tell() + len(part) > max_bytes:
