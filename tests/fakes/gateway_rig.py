@@ -279,6 +279,8 @@ class Gateway:
             (b"stepclock-stream", client.name.encode()),
             (b"stepclock-sequence", b"%d" % number),
             (b"stepclock-start", b"%d" % EPOCH_NS),
+            (b"stepclock-experiment", b"e"),
+            (b"stepclock-run", client.name.encode()),
         ]
         scope = {"headers": headers, "query_string": b""}
         try:
