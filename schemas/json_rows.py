@@ -22,6 +22,9 @@ MAX_ROW_BYTES = 256 * 1024
 #: and dicts cost far more than what else a row of its size may hold.
 _MAX_BRACKETS = 20_000
 
+#: Numbers beyond a float in one row, each of which is kept as text.
+_MAX_UNREPRESENTABLE = 1_000
+
 #: Bytes that are parsed at once while rows are small, as they are until PAUSE comes.
 WINDOW_BYTES = 16 * 1024
 
@@ -237,8 +240,26 @@ class _Reader:
         except ValueError as exc:
             cause = str(exc).partition(" at line ")[0]
             raise self._invalid(f"{cause}: {_REMEDY}") from None
-        if _may_be_huge(text):
-            [[row]] = _decode_with_huge(text.decode())
+        return self._with_literals(text.decode()) if _may_be_huge(text) else row
+
+    def _with_literals(self, text: str) -> object:
+        """The row with Unrepresentable in the place of infinities that were written as numbers."""
+        left = _MAX_UNREPRESENTABLE
+
+        def number(literal: str) -> object:
+            nonlocal left
+            value = float(literal)
+            if -math.inf < value < math.inf:
+                return value
+            left -= 1
+            if left < 0:
+                raise self._invalid(
+                    f"over {_MAX_UNREPRESENTABLE} numbers beyond the range of a 64-bit float: "
+                    "send NaN or Infinity for what is none"
+                )
+            return Unrepresentable(literal[:_MAX_LITERAL])
+
+        [[row]] = JSONDecoder(parse_float=number).decode(text)
         return row
 
     def _malformed(self, exc: JSONDecodeError, size: int, *, is_whole: bool) -> InvalidRows:
@@ -270,11 +291,3 @@ def _may_be_huge(text: bytes) -> bool:
     return any(exponent.search(text) for exponent in _EXPONENTS) or (
         _MANY_DIGITS in text.translate(_DIGITS_TO_0)
     )
-
-
-def _real(literal: str) -> object:
-    number = float(literal)
-    return number if -math.inf < number < math.inf else Unrepresentable(literal[:_MAX_LITERAL])
-
-
-_decode_with_huge = JSONDecoder(parse_float=_real).decode
