@@ -16,6 +16,8 @@ _DECIDES = (
     *("settle", "decode", "worker", "offsets", "isolat", "batch", "waiting", "backoff", "flush"),
     *("storer", "writing", "deliver", "receipt", "spool", "journal", "segment", "sender"),
 )
+#: Functions that count what others have decided.
+_COUNTS = "count_"
 _FAVOUR = 20
 #: Mistakes in conditions are the ones that tests miss most easily.
 _KINDS = {"boundary": 6, "comparison": 3, "and/or": 3, "boolean": 2}
@@ -57,6 +59,8 @@ def _spread(pairs: Iterator[tuple[Mutant, Place]]) -> Iterator[tuple[Mutant, Pla
     functions: Counter[tuple[str, str]] = Counter()
     files: Counter[str] = Counter()
     for mutant, place in pairs:
+        if mutant.function.startswith(_COUNTS):
+            continue
         function = (place.path, mutant.function)
         if functions[function] < _MAX_IN_A_FUNCTION and files[place.path] < _MAX_IN_A_FILE:
             functions[function] += 1
