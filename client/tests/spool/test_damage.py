@@ -214,6 +214,7 @@ def test_however_a_journal_is_damaged_no_line_is_lost_and_no_number_changes(tmp_
             damage(path, at, change=data.draw(st.integers(1, 255)))
         else:
             damage(path, at, data.draw(st.integers(1, size - at)))
+    del gateway.script[6:]  # sync gives up, and says so, after a minute without an answer
     result, gateway = synced(writer.folder, gateway)
     refused = writer.folder / "refused.jsonl"
     aside = refused.read_text().splitlines() if refused.exists() else []
