@@ -25,8 +25,8 @@ from ingest.keys.auth import KeyStore
 from ingest.limits.byte_budget import ByteBudget
 from ingest.limits.charges import Charges
 from ingest.limits.dry_run import DryRun
-from ingest.limits.series import SeriesLimiter
-from ingest.limits.tenant import TenantLimits
+from ingest.limits.series_limit import SeriesLimiter
+from ingest.limits.tenant_limits import TenantLimits
 from ingest.limits.token_bucket import Limit
 from ingest.pages.openapi import document
 from ingest.pages.probes import Lifecycle, probe_routes
@@ -41,9 +41,9 @@ from ingest.read.settlement import Settlement
 from ingest.settings import HttpSettings
 from ingest.write.endpoint import Endpoint
 from ingest.write.ingest_classes import IngestClasses
-from ingest.write.json_rows import RowDecoder
-from ingest.write.lines import LineDecoder, LineDecoderV1
+from ingest.write.line_decoder import LineDecoder, LineDecoderV1
 from ingest.write.pipeline import Decoder, WritePipeline
+from ingest.write.row_decoder import RowDecoder
 from ingest.write.validation_queue import ValidationQueue
 from schemas.log.protocols import Progress, Publisher
 from schemas.retention import Kind, RetentionClass

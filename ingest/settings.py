@@ -10,7 +10,7 @@ from pydantic import Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
 from adapters.settings import CommonSettings, InfluxSettings, KafkaSettings, default_data_dir
-from ingest.limits.series import Mode
+from ingest.limits.series_limit import Mode
 
 _MIB = 1024 * 1024
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
-from adapters.influx.connection import connect, translated
+from adapters.influx.connection import connect
+from adapters.influx.errors import translated
 from schemas.store.protocols import LinesRefused, StoreMisconfigured
 
 _DAY_S = 86_400

@@ -6,8 +6,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from adapters.influx import influxql
-from adapters.influx.answers import attempt_states, attempt_steps, time_ns
-from adapters.influx.connection import connect, translated
+from adapters.influx.connection import connect
+from adapters.influx.errors import translated
+from adapters.influx.influxql_answers import attempt_states, attempt_steps, time_ns
 from adapters.influx.reader import InfluxReader
 from schemas import canary
 from schemas.retention import EVENTS_CLASS, STEP_CLASS

@@ -14,7 +14,8 @@ from pathlib import Path
 import urllib3
 
 from adapters.influx import influxql
-from adapters.influx.answers import (
+from adapters.influx.errors import store_error, translated
+from adapters.influx.influxql_answers import (
     Table,
     attempt_states,
     field_types,
@@ -25,7 +26,6 @@ from adapters.influx.answers import (
     time_by_run,
     time_ns,
 )
-from adapters.influx.connection import store_error, translated
 from schemas.line_protocol.precision import Precision
 from schemas.retention import DEFAULT_CLASS, EVENTS_CLASS, STEP_CLASS, is_reserved
 from schemas.store.protocols import (
@@ -48,7 +48,7 @@ _NUMERIC = frozenset({"float", "integer", "unsigned"})
 
 
 class InfluxReader:
-    """Answers the read routes from InfluxDB 2 (a `schemas.store.StoreReader`).
+    """Answers the read routes from InfluxDB 2 (a `schemas.store.protocols.StoreReader`).
 
     A namespace or class that has no bucket reads as empty. timeout_s bounds connecting and
     each wait for bytes. Safe to call from several threads.

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from influxdb_client.client.write_api import SYNCHRONOUS
 
-from adapters.influx.connection import connect, translated
+from adapters.influx.connection import connect
+from adapters.influx.errors import translated
 from schemas.line_protocol.precision import Precision
 
 
 class InfluxWriter:
-    """Writes lines to the bucket ``<namespace>/<class>`` (a `schemas.store.LineWriter`).
+    """Writes lines to the bucket ``<namespace>/<class>`` (a `schemas.store.protocols.LineWriter`).
 
     timeout_s bounds a whole request; the server itself gives up a write after 10 s. A write
     that timed out may still be stored: repeat the same bytes.

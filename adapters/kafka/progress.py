@@ -18,7 +18,7 @@ from schemas.log.protocols import LogUnavailable, Record, TopicPartition
 
 
 class KafkaProgress:
-    """schemas.log.Progress on Kafka. Keeps its connections; makes them anew after a fault."""
+    """log.protocols.Progress on Kafka. Keeps its connections; makes them anew after a fault."""
 
     def __init__(
         self, servers: KafkaConnection | str, group_id: str, topic: str, *, timeout_s: float = 5.0
@@ -32,7 +32,7 @@ class KafkaProgress:
         self._next: dict[TopicPartition, int] = {}
 
     def committed(self) -> Mapping[TopicPartition, int]:
-        """What the group has committed; see schemas.log.Progress."""
+        """What the group has committed; see schemas.log.protocols.Progress."""
         try:
             return self._admin.committed(self._group_id)
         except LogUnavailable:
@@ -40,7 +40,7 @@ class KafkaProgress:
             raise
 
     def appended(self) -> Iterator[Record]:
-        """What the topic gained; see schemas.log.Progress."""
+        """What the topic gained; see schemas.log.protocols.Progress."""
         try:
             yield from self._read()
         except LogUnavailable:

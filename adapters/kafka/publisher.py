@@ -29,7 +29,7 @@ _log = logging.getLogger("stepclock.kafka")
 
 
 class KafkaPublisher:
-    """schemas.log.Publisher on Kafka: acks=all, idempotent, zstd.
+    """schemas.log.protocols.Publisher on Kafka: acks=all, idempotent, zstd.
 
     Starts without a broker: until the first `probe` succeeds, and again from the moment a
     record fails until the next probe succeeds, every send fails at once with LogUnavailable.
@@ -66,7 +66,7 @@ class KafkaPublisher:
         self._watcher.start()
 
     def send(self, topic: str, partition: int, value: bytes, headers: Headers) -> Future[int]:
-        """Append one record; see schemas.log.Publisher."""
+        """Append one record; see schemas.log.protocols.Publisher."""
         future: Future[int] = Future()
         # A caller that stops waiting must not be able to cancel what the broker may still get.
         future.set_running_or_notify_cancel()

@@ -30,7 +30,7 @@ _CONNECT_MIN_S = 0.2
 
 
 class KafkaRange:
-    """schemas.log.Source on ranges of Kafka topics, all of which it owns from its first poll.
+    """log.protocols.Source on ranges of Kafka topics, all of which it owns from its first poll.
 
     It belongs to no group: a commit is noted in `progress`, and Kafka hears nothing of it.
     on_end is called once, from within a poll, when every record is given and committed.
@@ -75,7 +75,7 @@ class KafkaRange:
         self._listener = listener
 
     def poll(self, timeout_s: float) -> list[Record]:
-        """Up to one fetch of records; see schemas.log.Source. Never raises OffsetsLost."""
+        """Up to one fetch of records; see log.protocols.Source. Never raises OffsetsLost."""
         if self._listener is None:
             raise RuntimeError("BUG: poll before subscribe")
         deadline_s = self._now() + timeout_s

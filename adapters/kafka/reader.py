@@ -13,7 +13,7 @@ from schemas.log.protocols import LogUnavailable, Record, RecordRefused, TopicPa
 
 
 class KafkaReader:
-    """schemas.log.Reader on Kafka. Each read has its own connection. Safe from any thread.
+    """log.protocols.Reader on Kafka. Each read has its own connection. Safe from any thread.
 
     timeout_s: how long the brokers may give nothing before a read raises LogUnavailable.
     """
@@ -30,7 +30,7 @@ class KafkaReader:
         self._now = now
 
     def read(self, topic: str) -> Iterator[Record]:
-        """Every record that the topic holds now; see schemas.log.Reader."""
+        """Every record that the topic holds now; see schemas.log.protocols.Reader."""
         with KafkaAdmin(self._servers, timeout_s=self._timeout_s) as admin:
             count = admin.partition_counts([topic]).get(topic)
         if count is None:

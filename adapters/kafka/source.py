@@ -46,7 +46,7 @@ _CONNECT_MIN_S = 0.2
 
 
 class KafkaSource:
-    """schemas.log.Source on Kafka. Connects at the first poll; used by one thread.
+    """schemas.log.protocols.Source on Kafka. Connects at the first poll; used by one thread.
 
     instance_id: a stable name of this member (static membership, KIP-345): restarted within
     session_timeout_s it gets its partitions back without a rebalance. session_timeout_s: how
@@ -100,14 +100,14 @@ class KafkaSource:
         self._closed = False
 
     def subscribe(self, topics: Collection[str], listener: RebalanceListener) -> None:
-        """Join the group at the next poll; see schemas.log.Source."""
+        """Join the group at the next poll; see schemas.log.protocols.Source."""
         self._topics = tuple(sorted(topics))
         self._listener = listener
         if self._consumer is not None:
             self._subscribe()
 
     def poll(self, timeout_s: float) -> list[Record]:
-        """Up to one fetch of records; see schemas.log.Source."""
+        """Up to one fetch of records; see schemas.log.protocols.Source."""
         deadline_s = self._now() + timeout_s
         try:
             with unavailable_if_passing("connecting"):
@@ -120,7 +120,7 @@ class KafkaSource:
         return self._poll_library(deadline_s)
 
     def commit(self, next_offsets: Mapping[TopicPartition, int]) -> None:
-        """Record what is settled; see schemas.log.Source.
+        """Record what is settled; see schemas.log.protocols.Source.
 
         LogUnavailable too where a partition has moved on: its new owner reads it again.
         """

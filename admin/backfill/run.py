@@ -18,7 +18,7 @@ from schemas.store.protocols import LineWriter
 
 
 class CountingWriter:
-    """A schemas.store.LineWriter that takes every line, counts it, and stores nothing."""
+    """A schemas.store.protocols.LineWriter that takes every line, counts it, and stores nothing."""
 
     def __init__(self) -> None:
         #: Lines by namespace and class.

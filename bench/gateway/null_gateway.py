@@ -26,7 +26,7 @@ from schemas.log.protocols import Headers, Record, TopicPartition
 
 
 class NullPublisher:
-    """schemas.log.Publisher that keeps nothing but the offsets it has given."""
+    """schemas.log.protocols.Publisher that keeps nothing but the offsets it has given."""
 
     def __init__(self) -> None:
         self._next: dict[tuple[str, int], int] = defaultdict(int)
@@ -51,7 +51,7 @@ class NullPublisher:
 
 
 class _NoProgress:
-    """schemas.log.Progress of workers that do not exist."""
+    """schemas.log.protocols.Progress of workers that do not exist."""
 
     def committed(self) -> Mapping[TopicPartition, int]:
         """Nothing is."""

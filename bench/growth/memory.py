@@ -17,7 +17,7 @@ from bench.consumer.disk import step_blocks
 from bench.lab.machine import rss_mib
 from embedded.store.store import SqliteStore
 from ingest.limits.dry_run import DryRun
-from ingest.limits.series import Mode, SeriesLimiter
+from ingest.limits.series_limit import Mode, SeriesLimiter
 from schemas.admission.admission import Part
 from schemas.line_protocol.precision import Precision
 from schemas.tenants.keys import new_key

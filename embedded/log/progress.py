@@ -15,7 +15,7 @@ _PIECE_RECORDS = 64
 
 
 class SqliteProgress:
-    """schemas.log.Progress on the files of one machine. Each question has its own connection."""
+    """log.protocols.Progress on the files of one machine. Each question has its own connection."""
 
     def __init__(self, log: SqliteLog, offsets_path: Path, topic: str) -> None:
         self._log = log
@@ -24,7 +24,7 @@ class SqliteProgress:
         self._next: dict[TopicPartition, int] = {}
 
     def committed(self) -> Mapping[TopicPartition, int]:
-        """What the worker has committed; see schemas.log.Progress."""
+        """What the worker has committed; see schemas.log.protocols.Progress."""
         with (
             unavailable("reading committed offsets"),
             closing(sqlite3.connect(self._offsets_path, timeout=5.0)) as connection,
@@ -37,7 +37,7 @@ class SqliteProgress:
         return {TopicPartition(topic, partition): offset for topic, partition, offset in rows}
 
     def appended(self) -> Iterator[Record]:
-        """What the topic gained; see schemas.log.Progress."""
+        """What the topic gained; see schemas.log.protocols.Progress."""
         with unavailable("following a topic"), closing(self._log.connect()) as connection:
             bounds = bounds_of(connection)
             for partition, row_id in sorted(self._log.row_ids.items()):

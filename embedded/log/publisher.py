@@ -33,7 +33,7 @@ class _Append:
 
 
 class SqlitePublisher:
-    """schemas.log.Publisher on SqliteLog.
+    """schemas.log.protocols.Publisher on SqliteLog.
 
     Everything that arrived while the disk was busy goes into the next transaction, so many
     small records cost one sync. Beyond max_queued_bytes sends fail with LogUnavailable.
@@ -62,7 +62,7 @@ class SqlitePublisher:
         self._writer.start()
 
     def send(self, topic: str, partition: int, value: bytes, headers: Headers) -> Future[int]:
-        """Append one record; see schemas.log.Publisher."""
+        """Append one record; see schemas.log.protocols.Publisher."""
         row_id = self._log.row_ids.get(TopicPartition(topic, partition))
         append = _Append(row_id, encode_headers(headers), value)
         if row_id is None:
@@ -78,7 +78,7 @@ class SqlitePublisher:
         return append.future
 
     def partition_count(self, topic: str) -> int:
-        """Number of partitions; see schemas.log.Publisher."""
+        """Number of partitions; see schemas.log.protocols.Publisher."""
         count = sum(known.topic == topic for known in self._log.row_ids)
         if count == 0:
             raise RecordRefused(f"no topic {topic!r}")

@@ -13,13 +13,13 @@ _PIECE_RECORDS = 64
 
 
 class SqliteReader:
-    """schemas.log.Reader on SqliteLog. Each read has its own connection."""
+    """schemas.log.protocols.Reader on SqliteLog. Each read has its own connection."""
 
     def __init__(self, log: SqliteLog) -> None:
         self._log = log
 
     def read(self, topic: str) -> Iterator[Record]:
-        """Every record that the topic holds now; see schemas.log.Reader."""
+        """Every record that the topic holds now; see schemas.log.protocols.Reader."""
         partitions = {p: row_id for p, row_id in self._log.row_ids.items() if p.topic == topic}
         if not partitions:
             raise RecordRefused(f"no topic {topic!r}")

@@ -35,7 +35,7 @@ _OFFSETS = """
 
 
 class SqliteSource:
-    """schemas.log.Source on SqliteLog, for the one member that its group has.
+    """schemas.log.protocols.Source on SqliteLog, for the one member that its group has.
 
     Every partition of the topics is assigned at the first poll, none is ever revoked. A poll
     that waits wakes as soon as this process appends; what another process appends it sees
@@ -70,12 +70,12 @@ class SqliteSource:
         self._closed = False
 
     def subscribe(self, topics: Collection[str], listener: RebalanceListener) -> None:
-        """Take the topics' partitions at the next poll; see schemas.log.Source."""
+        """Take the topics' partitions at the next poll; see schemas.log.protocols.Source."""
         self._topics = frozenset(topics)
         self._listener = listener
 
     def poll(self, timeout_s: float) -> list[Record]:
-        """Records in order within each partition; see schemas.log.Source."""
+        """Records in order within each partition; see schemas.log.protocols.Source."""
         deadline_s = self._now() + timeout_s
         self._assign()
         while True:
@@ -90,7 +90,7 @@ class SqliteSource:
             self._log.wait(appends, min(left_s, self._look_s))
 
     def commit(self, next_offsets: Mapping[TopicPartition, int]) -> None:
-        """Record what is settled; see schemas.log.Source."""
+        """Record what is settled; see schemas.log.protocols.Source."""
         if not next_offsets.keys() <= self._positions.keys():
             raise LogUnavailable("the partitions are not ours")
         with unavailable("committing offsets"):

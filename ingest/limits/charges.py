@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from ingest.errors import RateLimited
 from ingest.limits.dry_run import DryRun
-from ingest.limits.series import Series, SeriesLimiter
-from ingest.limits.tenant import TenantLimits
+from ingest.limits.series_limit import Series, SeriesLimiter
+from ingest.limits.tenant_limits import TenantLimits
 from ingest.limits.token_bucket import Refusal
 from schemas.tenants.keys import Tenant
 from telemetry import metrics

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from ingest import errors
 from ingest.errors import GatewayError, RetryLater
 from schemas.line_protocol.precision import BLOCK_PRECISIONS, REQUEST_PRECISIONS
-from schemas.metrics import MetricsAnswer, MetricsRequest
+from schemas.metrics_row import MetricsAnswer, MetricsRequest
 
 _SCHEMAS = "#/components/schemas/"
 _LINES = "resnet50,run=r12,rank=0 train/loss=0.31,lr=0.001,step=1200i 1795277400000000000"

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from ingest.limits.tenant import TenantLimits
+from ingest.limits.tenant_limits import TenantLimits
 from ingest.publish.canary import Canary
 from ingest.publish.circuit_breaker import CircuitBreaker, CircuitState
 from schemas.store.protocols import StoreUnavailable

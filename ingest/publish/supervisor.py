@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 
-from ingest.limits.series import SeriesLimiter
-from ingest.limits.tenant import TenantLimits
+from ingest.limits.series_limit import SeriesLimiter
+from ingest.limits.tenant_limits import TenantLimits
 from ingest.publish.circuit_breaker import CircuitBreaker, CircuitState
 from schemas.log.protocols import LogUnavailable, Publisher
 from telemetry import metrics

@@ -175,7 +175,7 @@ class Settlement:
                 self._dead.add(letter)
 
     def _ask(self, letters: list[RejectedLines]) -> Mapping[TopicPartition, int]:
-        # In this order: see schemas.log.Progress.
+        # In this order: see schemas.log.protocols.Progress.
         committed = self._progress.committed()
         for record in self._progress.appended():
             if self._closing:

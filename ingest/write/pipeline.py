@@ -17,7 +17,7 @@ from ingest.http.body import Bounds, read_body, unpack
 from ingest.keys.auth import KeyStore
 from ingest.limits.byte_budget import Held
 from ingest.limits.charges import Charges
-from ingest.limits.series import Series
+from ingest.limits.series_limit import Series
 from ingest.publish.group_commit import GroupCommit
 from ingest.publish.origin import Origin
 from ingest.publish.part_publisher import PartPublisher

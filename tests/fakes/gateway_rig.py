@@ -16,8 +16,8 @@ from ingest.http.body import Bounds
 from ingest.limits.byte_budget import ByteBudget, Held
 from ingest.limits.charges import Charges
 from ingest.limits.dry_run import DryRun
-from ingest.limits.series import Mode, SeriesLimiter
-from ingest.limits.tenant import TenantLimits
+from ingest.limits.series_limit import Mode, SeriesLimiter
+from ingest.limits.tenant_limits import TenantLimits
 from ingest.limits.token_bucket import Limit
 from ingest.publish.circuit_breaker import CircuitBreaker
 from ingest.publish.group_commit import GroupCommit
@@ -85,7 +85,7 @@ DOWN = Weather(failed=1.0)
 
 
 class WeatherPublisher:
-    """schemas.log.Publisher over a log in memory, in whose way the weather stands."""
+    """schemas.log.protocols.Publisher over a log in memory, in whose way the weather stands."""
 
     def __init__(self, world: World, moments: Moments) -> None:
         self._world = world

@@ -185,7 +185,7 @@ class _Group:
 
 
 class MemoryPublisher:
-    """schemas.log.Publisher. Futures resolve within send, unless the log holds them back."""
+    """log.protocols.Publisher. Futures resolve within send, unless the log holds them back."""
 
     def __init__(self, log: MemoryLog) -> None:
         self._log = log
@@ -242,7 +242,7 @@ class MemoryPublisher:
 
 
 class MemorySource:
-    """schemas.log.Source. Members of a group share partitions; those that move are revoked."""
+    """log.protocols.Source. Members of a group share partitions; those that move are revoked."""
 
     def __init__(self, log: MemoryLog, group: str, *, max_poll_records: int, waits: bool) -> None:
         self._log = log
@@ -438,7 +438,7 @@ class MemoryRange:
 
 
 class MemoryReader:
-    """schemas.log.Reader."""
+    """schemas.log.protocols.Reader."""
 
     def __init__(self, log: MemoryLog) -> None:
         self._log = log
@@ -452,7 +452,7 @@ class MemoryReader:
 
 
 class MemoryProgress:
-    """schemas.log.Progress."""
+    """schemas.log.protocols.Progress."""
 
     def __init__(self, log: MemoryLog, topic: str, group: str) -> None:
         self._log = log

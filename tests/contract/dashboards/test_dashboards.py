@@ -24,7 +24,7 @@ from grafana.builders.runs_by_step import runs_by_step
 from janitor.decide import Patience, summaries, verdicts
 from native.ports import free_ports
 from schemas.line_protocol.precision import Precision
-from schemas.metrics import MetricsRow, encode_row
+from schemas.metrics_row import MetricsRow, encode_row
 from schemas.store.attempts import AttemptState
 from schemas.store.run_state import line_of, standings
 from telemetry import metrics

@@ -10,7 +10,7 @@ from grafana.builders.data_quality import data_quality
 from grafana.builders.fleet import fleet
 from grafana.builders.machines import machines
 from grafana.builders.run import run
-from schemas.metrics import MetricsRow, encode_row
+from schemas.metrics_row import MetricsRow, encode_row
 from schemas.store.delivery import DeliveryRecord
 from tests.contract.dashboards.dashboard_database import (
     Database,

@@ -17,8 +17,8 @@ from ingest.app import Dependencies, create_app
 from ingest.errors import Unauthorized
 from ingest.settings import HttpSettings
 from schemas.tenants.keys import new_key
+from tests.fakes.gateway import CLASSES, TOPICS, Reader
 from tests.fakes.memory_log import MemoryLog
-from tests.unit.ingest.write.test_gateway import CLASSES, TOPICS, Reader
 
 #: Requests of each kind for each operation.
 EXAMPLES = 40

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from adapters.redis import RedisBuckets
 from ingest.app import Dependencies, create_app
 from ingest.keys.auth import KeyStore
-from ingest.limits.tenant import TenantLimits
+from ingest.limits.tenant_limits import TenantLimits
 from ingest.limits.token_bucket import Limit
 from ingest.settings import HttpSettings
 from native.ports import free_ports
@@ -22,8 +22,8 @@ from schemas.tenants.keys import Tenant, new_key
 from schemas.tenants.keys_file import dump
 from schemas.tenants.shared_buckets import SharedBucketsAway
 from tests.asgi import AsgiClient, lifespan
+from tests.fakes.gateway import CLASSES, Gateway
 from tests.unit.ingest.limits.test_rate_limit import ExactBucket
-from tests.unit.ingest.write.test_gateway import CLASSES, Gateway
 
 #: Longer than any pause of this machine, so that only tests of slowness see a timeout.
 PATIENT_S = 20.0

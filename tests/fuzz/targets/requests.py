@@ -10,7 +10,7 @@ from ingest import errors
 from ingest.errors import BadRequest, GatewayError, Unauthorized
 from ingest.keys.auth import key_in_headers, key_in_query
 from ingest.publish.origin import Origin, Piece
-from ingest.write.lines import LineDecoder, LineDecoderV1, influx_1
+from ingest.write.line_decoder import LineDecoder, LineDecoderV1, influx_1
 from schemas.admission.body import admit
 from schemas.line_protocol.bounds import Rules
 from schemas.line_protocol.precision import Precision

@@ -13,7 +13,7 @@ from pydantic_core import from_json
 from ingest.errors import BadRequest, BodyTooLarge
 from ingest.limits.byte_budget import ByteBudget, Held
 from ingest.write.ingest_classes import IngestClasses
-from ingest.write.json_rows import RowDecoder
+from ingest.write.row_decoder import RowDecoder
 from schemas.admission.body import admit
 from schemas.json_rows import PAUSE, InvalidRows, Unrepresentable, decode_rows
 from schemas.line_protocol.bounds import Rules

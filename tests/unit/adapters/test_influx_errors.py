@@ -12,7 +12,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from adapters.influx.admin import InfluxAdmin
-from adapters.influx.answers import stored_points
+from adapters.influx.influxql_answers import stored_points
 from adapters.influx.reader import InfluxReader
 from adapters.influx.writer import InfluxWriter
 from schemas.line_protocol.precision import Precision

@@ -25,7 +25,7 @@ from schemas.tenants.keys import Role, new_key
 from schemas.tenants.keys_file import dump
 from tests.asgi import lifespan
 from tests.deadline import eventually
-from tests.unit.ingest.write.test_gateway import Gateway
+from tests.fakes.gateway import Gateway
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from schemas.line_protocol.codec import field_value, parse
-from schemas.metrics import MetricsRow, encode_row
+from schemas.metrics_row import MetricsRow, encode_row
 
 GOOD = {"experiment": "e", "run": "r", "step": 1, "values": {"a": 1.0}}
 

@@ -7,7 +7,7 @@ from schemas.tenants.keys import Tenant, new_key
 from schemas.tenants.keys_file import dump
 from telemetry import metrics
 from tests.asgi import AsgiClient, lifespan
-from tests.unit.ingest.write.test_gateway import Gateway, running
+from tests.fakes.gateway import Gateway, running
 
 BODY = b"\n".join(b"m f=%d" % n for n in range(20))
 

@@ -5,14 +5,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ingest.limits.dry_run import DryRun
-from ingest.limits.series import Mode, SeriesLimiter
+from ingest.limits.series_limit import Mode, SeriesLimiter
 from schemas.admission.admission import Part
 from schemas.line_protocol.precision import Precision
 from schemas.tenants.keys import Tenant, new_key
 from schemas.tenants.keys_file import dump
 from telemetry import metrics
 from tests.asgi import AsgiClient, lifespan
-from tests.unit.ingest.write.test_gateway import Gateway, running
+from tests.fakes.gateway import Gateway, running
 
 SECOND = 10**9
 HOUR = 3600 * SECOND

@@ -24,8 +24,8 @@ from telemetry.metrics import (
     END_TO_END_SECONDS,
     POINTS,
 )
+from tests.fakes.gateway import CLASSES, running
 from tests.fakes.worker_rig import SYSTEM, Rig
-from tests.unit.ingest.write.test_gateway import CLASSES, running
 
 NOW_NS = 1_700_000_000_000_000_000
 

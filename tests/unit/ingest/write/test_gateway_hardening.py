@@ -22,8 +22,8 @@ from schemas.log.protocols import LogUnavailable, RecordRefused
 from schemas.tenants.keys import new_key
 from schemas.tenants.keys_file import dump
 from tests.asgi import AsgiClient, lifespan
+from tests.fakes.gateway import Gateway, running
 from tests.unit.ingest.publish.test_group_commit import Bench
-from tests.unit.ingest.write.test_gateway import Gateway, running
 
 CLASSES = retention.parse(retention.default_text())
 

@@ -8,7 +8,7 @@ import pytest
 
 from ingest.write import validation_queue
 from telemetry import metrics
-from tests.unit.ingest.write.test_gateway import running
+from tests.fakes.gateway import running
 
 GZIP = {"content-encoding": "gzip"}
 

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from schemas.log.protocols import LogUnavailable
-from tests.unit.ingest.write.test_gateway import running
+from tests.fakes.gateway import running
 
 LONG = "x" * 1000
 

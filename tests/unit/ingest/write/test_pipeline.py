@@ -15,7 +15,7 @@ from schemas.admission.body import admit
 from schemas.line_protocol.precision import Precision
 from schemas.log import receipt
 from schemas.log.protocols import LogUnavailable
-from tests.unit.ingest.write.test_gateway import running
+from tests.fakes.gateway import running
 
 PATH = "/api/v9/csv"
 

@@ -28,7 +28,7 @@ from schemas.json_rows import (
     decode_rows,
 )
 from schemas.line_protocol.precision import Precision
-from schemas.metrics import EncodedRow, MetricsRow, encode_row, excess
+from schemas.metrics_row import EncodedRow, MetricsRow, encode_row, excess
 from schemas.retention import DEFAULT_CLASS, EVENTS_CLASS
 
 #: Rows of one request: validating one takes tens of microseconds, and {} is a row in three bytes.
