@@ -49,7 +49,7 @@ class BadRequest(GatewayError):
     log_level = logging.DEBUG
 
 
-class Refused(BadRequest):
+class InputRefused(BadRequest):
     """Lines or rows were refused; the others, if any, are durable already.
 
     members: of the answer, beside code and message.

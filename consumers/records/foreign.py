@@ -19,14 +19,14 @@ DEFAULT_NAMESPACE = "stepclock"
 
 
 @dataclass(frozen=True, slots=True)
-class Admitted:
+class ForeignLines:
     """The good lines of a foreign record as a block, and the others as dead letters."""
 
     block: Block
     refused: tuple[DeadLetter, ...]
 
 
-def admit(record: Record) -> Admitted:
+def admit(record: Record) -> ForeignLines:
     """Validate a record without `v` by the exact parser.
 
     Header `namespace` says where its points belong, else it is "stepclock"; header
@@ -43,7 +43,7 @@ def admit(record: Record) -> Admitted:
             raise ValueError("header namespace is empty or too long, or precision none of ns to s")
     except ValueError as exc:
         everything = _letter(record, record.value, str(exc), DEFAULT_NAMESPACE, Precision.NS)
-        return Admitted(_block(DEFAULT_NAMESPACE, received_ns, []), (everything,))
+        return ForeignLines(_block(DEFAULT_NAMESPACE, received_ns, []), (everything,))
     good: list[bytes] = []
     bad: dict[tuple[str, int], list[bytes]] = {}
     for number, line in split(record.value):
@@ -57,7 +57,7 @@ def admit(record: Record) -> Admitted:
         _letter(record, b"\n".join(lines), detail, namespace, precision)
         for (detail, _), lines in bad.items()
     )
-    return Admitted(_block(namespace, received_ns, good), letters)
+    return ForeignLines(_block(namespace, received_ns, good), letters)
 
 
 def _timed(line: bytes, precision: Precision, stamp_ns: int) -> bytes:

@@ -9,7 +9,7 @@ from ingest.errors import RateLimited
 from ingest.limits.dry_run import DryRun
 from ingest.limits.series_limit import Series, SeriesLimiter
 from ingest.limits.tenant_limits import TenantLimits
-from ingest.limits.token_bucket import Refusal
+from ingest.limits.token_bucket import OverLimit
 from schemas.tenants.keys import Tenant
 from telemetry import metrics
 
@@ -84,7 +84,7 @@ class Charges:
         raise error
 
 
-def _over_limit(tenant: Tenant, points: int, refusal: Refusal, spent_s: float) -> RateLimited:
+def _over_limit(tenant: Tenant, points: int, refusal: OverLimit, spent_s: float) -> RateLimited:
     limit = refusal.limit
     message = (
         f"tenant {tenant.name!r} is over its limit of {limit.rate} points/s "

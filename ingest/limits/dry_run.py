@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from ingest.limits.token_bucket import Refusal
+from ingest.limits.token_bucket import OverLimit
 from schemas.tenants.keys import Tenant
 from telemetry import metrics
 
@@ -30,7 +30,7 @@ class DryRun:
         """Whether the tenant's limits refuse nothing."""
         return self._everybody or tenant.dry_run
 
-    def note(self, tenant: Tenant, points: int, refusal: Refusal) -> None:
+    def note(self, tenant: Tenant, points: int, refusal: OverLimit) -> None:
         """Count points that the limit would have refused; say so, at most once a minute."""
         metrics.DRY_RUN_LIMITED.labels(metrics.tenant_label(tenant.name)).inc(points)
         now = self._now()

@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from functools import lru_cache
 
-from ingest.limits.token_bucket import Limit, RateLimiter, Refusal
+from ingest.limits.token_bucket import Limit, OverLimit, RateLimiter
 from schemas.tenants.keys import Tenant
 from schemas.tenants.shared_buckets import SharedBuckets, SharedBucketsAway
 from telemetry import metrics
@@ -59,8 +59,8 @@ class TenantLimits:
             return "limits are shared"
         return f"limits are local, 1/{self._replicas} of each: {self.away}"
 
-    def in_debt(self, tenant: Tenant) -> Refusal | None:
-        """Refusal for a tenant that may not send even one point; asked before reading a body."""
+    def in_debt(self, tenant: Tenant) -> OverLimit | None:
+        """OverLimit for a tenant that may not send even one point; asked before reading a body."""
         if self._shared is None or self.away is not None:
             return self._local.in_debt(tenant.name, self._share(tenant))
         debt = self._debts.get(tenant.name)
@@ -69,12 +69,12 @@ class TenantLimits:
         until_ns, limit = debt
         left_ns = until_ns - self._now_ns()
         if left_ns > 0 and limit == self._limit(tenant):
-            return Refusal(left_ns / 1e9, limit, 0)
+            return OverLimit(left_ns / 1e9, limit, 0)
         del self._debts[tenant.name]  # under another limit, the next charge says what is due
         return None
 
-    async def charge(self, tenant: Tenant, points: int) -> Refusal | None:
-        """Charge a request; a Refusal means that nothing was charged."""
+    async def charge(self, tenant: Tenant, points: int) -> OverLimit | None:
+        """Charge a request; a OverLimit means that nothing was charged."""
         if self._shared is not None and self.away is None:
             limit = self._limit(tenant)
             try:
@@ -87,7 +87,7 @@ class TenantLimits:
                     until_ns = self._now_ns() + int(charged.debt_s * 1e9)
                     self._debts[tenant.name] = until_ns, limit
                 if charged.wait_s:
-                    return Refusal(charged.wait_s, limit, charged.remaining)
+                    return OverLimit(charged.wait_s, limit, charged.remaining)
                 return None
         return self._local.charge(tenant.name, self._share(tenant), points)
 

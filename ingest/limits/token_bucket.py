@@ -90,7 +90,7 @@ class TokenBucket:
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class OverLimit:
     """A request over its limit: what the 429 says."""
 
     retry_after_s: float
@@ -118,18 +118,18 @@ class RateLimiter:
         self._now_ns = now_ns
         self._buckets: OrderedDict[str, TokenBucket] = OrderedDict()
 
-    def in_debt(self, tenant: str, limit: Limit | None) -> Refusal | None:
-        """Refusal for a tenant that may not send even one point; asked before reading a body."""
+    def in_debt(self, tenant: str, limit: Limit | None) -> OverLimit | None:
+        """OverLimit for a tenant that may not send even one point; asked before reading a body."""
         bucket = self._bucket(tenant, limit)
         wait_s = bucket.debt_s(self._now_ns())
-        return Refusal(wait_s, bucket.limit, 0) if wait_s else None
+        return OverLimit(wait_s, bucket.limit, 0) if wait_s else None
 
-    def charge(self, tenant: str, limit: Limit | None, points: int) -> Refusal | None:
-        """Charge a request; a Refusal means that nothing was charged."""
+    def charge(self, tenant: str, limit: Limit | None, points: int) -> OverLimit | None:
+        """Charge a request; a OverLimit means that nothing was charged."""
         bucket = self._bucket(tenant, limit)
         now_ns = self._now_ns()
         wait_s = bucket.charge(points, now_ns)
-        return Refusal(wait_s, bucket.limit, bucket.remaining(now_ns)) if wait_s else None
+        return OverLimit(wait_s, bucket.limit, bucket.remaining(now_ns)) if wait_s else None
 
     def refund(self, tenant: str, points: int) -> None:
         """Give back a charge whose points were not taken."""

@@ -40,7 +40,7 @@ _LISTED = {"type": "array", "maxItems": 1000}
 _TOTAL = {"type": "integer", "description": "How many were refused; `rejected` lists 1,000."}
 
 
-class _Shape(NamedTuple):
+class _AnswerShape(NamedTuple):
     """How a dialect's errors look."""
 
     name: str
@@ -48,7 +48,7 @@ class _Shape(NamedTuple):
     schema: dict[str, Any]
 
 
-_V2 = _Shape(
+_V2 = _AnswerShape(
     "WriteError",
     "application/json",
     {
@@ -62,7 +62,7 @@ _V2 = _Shape(
         },
     },
 )
-_V1 = _Shape(
+_V1 = _AnswerShape(
     "WriteErrorV1",
     "application/json",
     {
@@ -76,7 +76,7 @@ _V1 = _Shape(
         ]
     },
 )
-_PROBLEM = _Shape(
+_PROBLEM = _AnswerShape(
     "Problem",
     "application/problem+json",
     {
@@ -173,7 +173,7 @@ def _lines_route(
     operation: str,
     summary: str,
     description: str,
-    shape: _Shape,
+    shape: _AnswerShape,
     parameters: list[dict[str, Any]],
 ) -> dict[str, Any]:
     return {
@@ -264,7 +264,7 @@ def _header(description: str) -> dict[str, Any]:
     return {"description": description, "schema": {"type": "string"}}
 
 
-def _keys(shape: _Shape) -> list[dict[str, list[str]]]:
+def _keys(shape: _AnswerShape) -> list[dict[str, list[str]]]:
     names = ["bearer", "basic", "password"] if shape is _V1 else ["bearer", "basic"]
     return [{name: []} for name in names]
 
@@ -276,7 +276,7 @@ def _says(description: str) -> dict[str, Any]:
     }
 
 
-def _refusals(found: Iterable[type[GatewayError]], shape: _Shape) -> dict[str, Any]:
+def _refusals(found: Iterable[type[GatewayError]], shape: _AnswerShape) -> dict[str, Any]:
     """An answer for each error: its class says why."""
     answers: dict[str, Any] = {}
     for error in sorted(found, key=lambda error: error.status):

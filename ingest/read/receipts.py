@@ -16,7 +16,7 @@ from schemas.tenants.keys import KeyRecord
 MAX_WAIT_S = 60.0
 
 
-class Rejected(BaseModel):
+class RejectedBlock(BaseModel):
     """Lines of one block that the store refused; they are kept as dead letters."""
 
     retention_class: str = Field(serialization_alias="class", description="Retention class.")
@@ -37,7 +37,7 @@ class ReceiptAnswer(BaseModel):
         "kept (30 days); a loss accepted with --accept-loss is not seen. null: too long ago to "
         "tell here."
     )
-    rejected: list[Rejected] = Field(
+    rejected: list[RejectedBlock] = Field(
         description="Dead letters of its blocks. A block may also hold other requests' lines."
     )
 
@@ -75,7 +75,7 @@ def receipt_routes(keys: KeyStore, settlement: Settlement, classes: Collection[s
             settled=verdict.settled,
             stored=verdict.stored,
             rejected=[
-                Rejected(
+                RejectedBlock(
                     retention_class=class_of(lines.topic),
                     partition=lines.partition,
                     offset=lines.offset,

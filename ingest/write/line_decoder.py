@@ -10,7 +10,7 @@ from urllib.parse import parse_qs
 from starlette.types import Scope
 
 from ingest import errors
-from ingest.errors import BadRequest, GatewayError, Refused
+from ingest.errors import BadRequest, GatewayError, InputRefused
 from ingest.keys.auth import key_in_headers, key_in_query
 from ingest.limits.byte_budget import Held
 from ingest.write.ingest_classes import IngestClasses, Target
@@ -128,14 +128,14 @@ def _one(parameters: dict[str, list[str]], name: str) -> str | None:
     return values[-1] if values else None
 
 
-def _refused(admitted: Admitted, receipt: str | None) -> Refused:
+def _refused(admitted: Admitted, receipt: str | None) -> InputRefused:
     accepted, total = admitted.accepted, admitted.rejected_total
     if accepted:
         outcome = "the other one is stored" if accepted == 1 else f"the other {accepted} are stored"
     else:
         outcome = "nothing was stored"
     first = admitted.rejected[0]
-    return Refused(
+    return InputRefused(
         f"{total} of {accepted + total} lines refused, {outcome}; "
         f"line {first['line']}, column {first['column']}: {first['reason']}",
         {"rejected": admitted.rejected, "rejected_total": total},

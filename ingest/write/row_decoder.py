@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from starlette.types import Scope
 
 from ingest import errors
-from ingest.errors import BadRequest, BodyTooLarge, Refused
+from ingest.errors import BadRequest, BodyTooLarge, InputRefused
 from ingest.keys.auth import key_in_headers
 from ingest.limits.byte_budget import Held
 from ingest.write.ingest_classes import IngestClasses, Target
@@ -113,7 +113,7 @@ class RowDecoder:
         }
         if not admitted.accepted:
             first = admitted.rejected[0]
-            raise Refused(
+            raise InputRefused(
                 f"nothing was stored; row {first['index']}, {first['field']}: {first['reason']}",
                 answer,
             )
@@ -124,7 +124,7 @@ class RowDecoder:
         return 202, headers, json.dumps(answer).encode()
 
 
-class _Lines:
+class _LineBuffer:
     """Lines of one class, joined by newline; handed over without a copy."""
 
     def __init__(self) -> None:
@@ -151,7 +151,7 @@ class _Rows:
         self._counted = 0
         self._stamp = classes.stamp
         self._rules = {name: classes.rules(name) for name in (DEFAULT_CLASS, EVENTS_CLASS)}
-        self._lines = {DEFAULT_CLASS: _Lines(), EVENTS_CLASS: _Lines()}
+        self._lines = {DEFAULT_CLASS: _LineBuffer(), EVENTS_CLASS: _LineBuffer()}
         self._count = 0
         self._accepted = 0
         self._stamped = 0

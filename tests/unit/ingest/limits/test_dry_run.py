@@ -1,7 +1,7 @@
 import asyncio
 
 from ingest.limits.dry_run import DryRun
-from ingest.limits.token_bucket import Limit, Refusal
+from ingest.limits.token_bucket import Limit, OverLimit
 from schemas.log.protocols import LogUnavailable
 from schemas.tenants.keys import Tenant, new_key
 from schemas.tenants.keys_file import dump
@@ -68,7 +68,7 @@ def test_what_a_dry_run_let_in_without_a_charge_is_not_refunded(tmp_path):
 def test_it_says_so_once_a_minute_for_each_tenant(caplog):
     now = [0.0]
     dry_run = DryRun(everybody=True, now=lambda: now[0])
-    refusal = Refusal(1.0, Limit(10, 20), 0)
+    refusal = OverLimit(1.0, Limit(10, 20), 0)
     for second in range(0, 125, 5):
         now[0] = second
         dry_run.note(Tenant("a"), 7, refusal)

@@ -6,7 +6,7 @@ import asyncio
 import gzip
 import time
 
-from ingest.errors import BadRequest, GatewayError, Refused
+from ingest.errors import BadRequest, GatewayError, InputRefused
 from ingest.keys.auth import key_in_headers
 from ingest.write.ingest_classes import Target
 from ingest.write.pipeline import Admitted
@@ -68,7 +68,7 @@ class CsvDecoder:
 
     def answer(self, admitted, receipt):
         if not admitted.accepted:
-            raise Refused("nothing was stored", {"rejected": admitted.rejected})
+            raise InputRefused("nothing was stored", {"rejected": admitted.rejected})
         headers = [(b"content-type", b"text/plain"), (b"stepclock-receipt", receipt.encode())]
         text = f"{admitted.accepted} stored, {admitted.refused} refused"
         return 200, headers, text.encode()
