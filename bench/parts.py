@@ -11,9 +11,10 @@ from bench.budgets import validation
 from bench.chain import chain
 from bench.consumer import batch_size, consumer, rebalance, scaling
 from bench.embedded import embedded
-from bench.gateway import gateway, isolation, rate_limit, stall
+from bench.gateway import gateway, rate_limit
 from bench.gateway import kill as gateway_kill
 from bench.growth import growth
+from bench.isolation import isolation, stall
 from bench.lab.services import Tell
 from bench.postgres import postgres
 from bench.ranks import ranks

@@ -17,7 +17,7 @@ from bench.consumer.disk import InfluxSize, bytes_of, size_in_influxdb
 from bench.consumer.drain import outcomes
 from bench.embedded.flood import Flood, flood
 from bench.embedded.row_writer import RowsWritten, RowWay, write_rows
-from bench.gateway.isolation import Waited, watch
+from bench.isolation.isolation import Waited, watch
 from bench.lab.figures import column, per_million, percentile, short, whole
 from bench.lab.lines import NARROW, RUNS, STEP_MS, WIDE, Shape
 from bench.lab.services import UNLIMITED_POINTS, Tell, gateway_backend, host_and_port

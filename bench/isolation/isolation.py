@@ -14,7 +14,7 @@ from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from time import perf_counter
 
-from bench.gateway import hammer, hostile
+from bench.isolation import hammer, hostile
 from bench.lab.connection import write_target
 from bench.lab.figures import percentile, short, whole
 from bench.lab.lines import STEP_MS, body
@@ -159,7 +159,7 @@ def _run(
     )
     hammer.write_plan(plan_path, load)
     child = spawn(
-        [sys.executable, "-m", "bench.gateway.hammer", str(plan_path), str(outcome_path)],
+        [sys.executable, "-m", "bench.isolation.hammer", str(plan_path), str(outcome_path)],
         log_path=log_path,
     )
     try:

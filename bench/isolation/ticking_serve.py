@@ -1,4 +1,4 @@
-"""`stepclock-server serve` whose event loop is watched: ``python -m bench.gateway.ticking_serve``.
+"""`serve` whose event loop is watched: ``python -m bench.isolation.ticking_serve``.
 
 It is the same server with one more route and one more task, which wakes up each millisecond.
 """

@@ -1,6 +1,6 @@
 import gzip
 
-from bench.gateway.isolation import TROUBLES, Phase, Waited, _section
+from bench.isolation.isolation import TROUBLES, Phase, Waited, _section
 
 
 def phase(name, stored_s, failures=(), answers=None):

@@ -5,9 +5,9 @@ from collections import Counter
 
 import pytest
 
-from bench.gateway import hostile
-from bench.gateway.stall import KINDS, Plan, Seen, section
-from bench.gateway.ticking_serve import TICK_S, Ticker
+from bench.isolation import hostile
+from bench.isolation.stall import KINDS, Plan, Seen, section
+from bench.isolation.ticking_serve import TICK_S, Ticker
 
 
 def test_the_middle_and_the_worst_round_are_shown_in_milliseconds():

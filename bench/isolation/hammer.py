@@ -1,4 +1,4 @@
-"""A tenant at full rate: ``python -m bench.gateway.hammer PLAN.json OUTCOME.json``.
+"""A tenant at full rate: ``python -m bench.isolation.hammer PLAN.json OUTCOME.json``.
 
 It sends the same body on every connection, again as soon as it was answered, whatever the
 answer says: Retry-After is not obeyed. It runs at a lower priority, since it stands for

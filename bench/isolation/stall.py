@@ -14,7 +14,7 @@ from typing import Annotated
 
 import uvloop
 
-from bench.gateway import hostile
+from bench.isolation import hostile
 from bench.lab.connection import Connection, build_post, write_target
 from bench.lab.figures import Spread, short
 from bench.lab.services import UNLIMITED_POINTS, Tell, gateway_backend, host_and_port
@@ -95,7 +95,7 @@ def _watch(folder: Path, kind: Kind | None, seconds: float, seen: Seen, tell: Te
     with (
         gateway_backend(folder, records, kafka_too=False, tell=tell) as backend,
         start_service(
-            "serve", ["bench.gateway.ticking_serve"], folder, {**backend.environment, **_SETTINGS}
+            "serve", ["bench.isolation.ticking_serve"], folder, {**backend.environment, **_SETTINGS}
         ) as server,
     ):
         address = host_and_port(server.url)

@@ -1,0 +1,1 @@
+"""Whether a tenant that sends nothing but trouble is felt by others."""
