@@ -106,21 +106,26 @@ class RowDecoder:
 
     def answer(self, admitted: Admitted, receipt: str | None) -> Response:
         """202 with what became of each row; a 400 if nothing was taken."""
-        answer = {
-            "accepted": admitted.accepted,
-            "rejected": admitted.rejected,
-            "rejected_total": admitted.rejected_total,
-        }
         if not admitted.accepted:
             first = admitted.rejected[0]
             raise InputRefused(
                 f"nothing was stored; row {first['index']}, {first['field']}: {first['reason']}",
-                answer,
+                {
+                    "accepted": 0,
+                    "rejected": admitted.rejected,
+                    "rejected_total": admitted.rejected_total,
+                },
             )
         headers = [(b"content-type", b"application/json")]
         if receipt is not None:
             headers.append((b"stepclock-receipt", receipt.encode()))
-        answer |= {"stamped": admitted.stamped, "receipt": receipt}
+        answer = {
+            "accepted": admitted.accepted,
+            "stamped": admitted.stamped,
+            "rejected": admitted.rejected,
+            "rejected_total": admitted.rejected_total,
+            "receipt": receipt,
+        }
         return 202, headers, json.dumps(answer).encode()
 
 
