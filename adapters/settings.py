@@ -17,6 +17,7 @@ import platformdirs
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from adapters.influx.connection import InfluxConnection
 from adapters.kafka.connection import KafkaConnection, SaslMechanism, SecurityProtocol
 from schemas.retention import InvalidRetention, RetentionClass, default_text, parse
 
@@ -148,6 +149,16 @@ class InfluxSettings(CommonSettings):
         description="PEM file of the authorities that may sign InfluxDB's certificate; unset: "
         "the system's. Set it with an https URL and an authority of your own.",
     )
+
+    @property
+    def influx(self) -> InfluxConnection:
+        """All that clients of InfluxDB need to connect."""
+        return InfluxConnection(
+            self.influx_url,
+            self.influx_token.get_secret_value(),
+            self.influx_org,
+            self.influx_tls_ca_file,
+        )
 
     @model_validator(mode="after")
     def _check_tls(self) -> Self:

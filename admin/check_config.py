@@ -92,13 +92,10 @@ def check_services(settings: ConsumerSettings, keys: Path) -> Iterator[ConfigChe
     with KafkaAdmin(settings.kafka) as kafka:
         servers = settings.kafka_bootstrap_servers
         yield from _check_plan("Kafka", servers, lambda: list(plan_topics(kafka, classes)))
-    token = settings.influx_token.get_secret_value()
-    if not token:
+    if not settings.influx.token:
         yield ConfigCheck("InfluxDB", CheckState.WRONG, f"{PREFIX}INFLUX_TOKEN is not set")
         return
-    with InfluxAdmin(
-        settings.influx_url, token, settings.influx_org, ca_file=settings.influx_tls_ca_file
-    ) as influx:
+    with InfluxAdmin(settings.influx) as influx:
         yield from _check_plan(
             "InfluxDB",
             settings.influx_url,

@@ -162,9 +162,7 @@ def reading(influx: str | None, data_dir: Path | None) -> Iterator[tuple[str, St
             settings = InfluxSettings(influx_url=influx)
         except ValidationError as exc:
             fail("; ".join(map(": ".join, problems(exc))), code=2)
-        token = settings.influx_token.get_secret_value()
-        ca_file = settings.influx_tls_ca_file
-        with closing(InfluxReader(influx, token, settings.influx_org, ca_file=ca_file)) as reader:
+        with closing(InfluxReader(settings.influx)) as reader:
             yield f"InfluxDB at {influx}", reader
         return
     from embedded.serve import store_path  # noqa: PLC0415 - loaded where it is used

@@ -15,6 +15,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from adapters.influx.connection import InfluxConnection
 from admin.terminal import errors, fail
 from demo.backends import Backends
 
@@ -84,7 +85,7 @@ def demo_command(
     # Imported late: numpy and plotext are an extra, which the other commands do without.
     from demo.show import DemoFailed, show  # noqa: PLC0415
 
-    backends = Backends(kafka, influx, token, org) if kafka and influx else None
+    backends = Backends(kafka, InfluxConnection(influx, token, org)) if kafka and influx else None
     output = Console() if sys.stdout.isatty() else Console(width=_REPORT_COLUMNS)
     signal.signal(signal.SIGTERM, _terminate)
     try:

@@ -71,13 +71,7 @@ def work(
     share = settings.share_of_a_thread()
 
     def make(number: int) -> tuple[Worker, Callable[[], None]]:
-        writer = InfluxWriter(
-            settings.influx_url,
-            settings.influx_token.get_secret_value(),
-            settings.influx_org,
-            timeout_s=settings.influx_timeout_s,
-            ca_file=settings.influx_tls_ca_file,
-        )
+        writer = InfluxWriter(settings.influx, timeout_s=settings.influx_timeout_s)
         worker = Worker(
             KafkaSource(
                 settings.kafka,
@@ -97,7 +91,7 @@ def work(
 
     try:
         _log.info("probes and metrics at %s", probes.url)
-        if not settings.influx_token.get_secret_value():
+        if not settings.influx.token:
             _log.warning("STEPCLOCK_INFLUX_TOKEN is not set: InfluxDB will refuse every write")
         if settings.probe_address_file is not None:
             write_address(settings.probe_address_file, probes.url)

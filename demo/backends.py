@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from adapters.influx.connection import InfluxConnection
 from native import influxd, kafka
 from native.step import PreparationFailed
 
@@ -16,9 +17,7 @@ class Backends:
     """Where Kafka and InfluxDB are. The token must be allowed to make buckets."""
 
     kafka_bootstrap_servers: str
-    influx_url: str
-    influx_token: str
-    influx_org: str
+    influx: InfluxConnection
 
 
 @contextmanager
@@ -39,4 +38,7 @@ def native_backends(folder: Path, tell: Callable[[str], None]) -> Iterator[Backe
         kafka.start(folder / "kafka") as broker,
         influxd.start(folder / "influxd") as database,
     ):
-        yield Backends(broker.bootstrap_servers, database.url, database.token, database.org)
+        yield Backends(
+            broker.bootstrap_servers,
+            InfluxConnection(database.url, database.token, database.org),
+        )

@@ -29,9 +29,9 @@ def start_real(folder: Path, backends: Backends, tell: Callable[[str], None]) ->
         "STEPCLOCK_DATA_DIR": str(folder),
         "STEPCLOCK_KEYS_FILE": str(keys_file),
         "STEPCLOCK_KAFKA_BOOTSTRAP_SERVERS": backends.kafka_bootstrap_servers,
-        "STEPCLOCK_INFLUX_URL": backends.influx_url,
-        "STEPCLOCK_INFLUX_TOKEN": backends.influx_token,
-        "STEPCLOCK_INFLUX_ORG": backends.influx_org,
+        "STEPCLOCK_INFLUX_URL": backends.influx.url,
+        "STEPCLOCK_INFLUX_TOKEN": backends.influx.token,
+        "STEPCLOCK_INFLUX_ORG": backends.influx.org,
     }
     run_step(
         "provisioning topics and buckets",
@@ -58,6 +58,6 @@ def start_real(folder: Path, backends: Backends, tell: Callable[[str], None]) ->
             stack.enter_context(start_service(f"gateway {number}", ["ingest"], folder, environment))
             for number in range(1, _GATEWAYS + 1)
         ]
-        reader = InfluxReader(backends.influx_url, backends.influx_token, backends.influx_org)
+        reader = InfluxReader(backends.influx)
         stack.callback(reader.close)
         yield Pipeline([service.url for service in gateways], tenant_keys, reader, consumers)

@@ -36,12 +36,7 @@ def run(settings: GatewaySettings) -> int:
         # Our own bound answers first, and without opening the circuit: it leaves room for headers.
         max_in_flight_bytes=2 * settings.max_pending_bytes,
     )
-    reader = InfluxReader(
-        settings.influx_url,
-        settings.influx_token.get_secret_value(),
-        settings.influx_org,
-        ca_file=settings.influx_tls_ca_file,
-    )
+    reader = InfluxReader(settings.influx)
     try:
         progress = KafkaProgress(settings.kafka, settings.consumer_group, DEAD_LETTER_TOPIC)
         redis_url = settings.redis_url.get_secret_value()

@@ -39,15 +39,9 @@ def run(
     """
     configure(settings.log_level, settings.audit_file)
     signals = StopSignals()
-    at = (
-        settings.influx_url,
-        settings.influx_token.get_secret_value(),
-        settings.influx_org,
-    )
-    timeout_s, ca_file = settings.influx_timeout_s, settings.influx_tls_ca_file
     with (
-        closing(InfluxAttempts(*at, timeout_s=timeout_s, ca_file=ca_file)) as store,
-        closing(InfluxWriter(*at, timeout_s=timeout_s, ca_file=ca_file)) as writer,
+        closing(InfluxAttempts(settings.influx, timeout_s=settings.influx_timeout_s)) as store,
+        closing(InfluxWriter(settings.influx, timeout_s=settings.influx_timeout_s)) as writer,
     ):
         janitor = Janitor(
             store,

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Self
 
-from adapters.influx.connection import connect
+from adapters.influx.connection import InfluxConnection
 from adapters.influx.errors import translated
 from schemas.store.protocols import LinesRefused, StoreMisconfigured
 
@@ -54,17 +53,9 @@ class InfluxAdmin:
     organisation or what is asked for can't be. The token needs all access.
     """
 
-    def __init__(
-        self,
-        url: str,
-        token: str,
-        org: str,
-        *,
-        timeout_s: float = 10.0,
-        ca_file: Path | None = None,
-    ) -> None:
-        self._client = connect(url, token, org, timeout_s, ca_file)
-        self._org = org
+    def __init__(self, at: InfluxConnection, *, timeout_s: float = 10.0) -> None:
+        self._client = at.client(timeout_s)
+        self._org = at.org
 
     def __enter__(self) -> Self:
         return self

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 from adapters.influx import influxql
-from adapters.influx.connection import connect
+from adapters.influx.connection import InfluxConnection
 from adapters.influx.errors import translated
 from adapters.influx.influxql_answers import attempt_states, attempt_steps, time_ns
 from adapters.influx.reader import InfluxReader
@@ -27,18 +26,10 @@ class InfluxAttempts:
     A namespace that has no buckets has no attempts. timeout_s bounds each request.
     """
 
-    def __init__(
-        self,
-        url: str,
-        token: str,
-        org: str,
-        *,
-        timeout_s: float = 30.0,
-        ca_file: Path | None = None,
-    ) -> None:
-        self._reader = InfluxReader(url, token, org, timeout_s=timeout_s, ca_file=ca_file)
-        self._client = connect(url, token, org, timeout_s, ca_file)
-        self._org = org
+    def __init__(self, at: InfluxConnection, *, timeout_s: float = 30.0) -> None:
+        self._reader = InfluxReader(at, timeout_s=timeout_s)
+        self._client = at.client(timeout_s)
+        self._org = at.org
 
     def attempt_steps(self, namespace: str) -> list[AttemptSteps]:
         """Both ends of each attempt: the server reads no more than the ends of its series."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import urllib3
 
 from adapters.influx import influxql
+from adapters.influx.connection import InfluxConnection
 from adapters.influx.errors import store_error, translated
 from adapters.influx.influxql_answers import (
     Table,
@@ -54,24 +54,16 @@ class InfluxReader:
     each wait for bytes. Safe to call from several threads.
     """
 
-    def __init__(
-        self,
-        url: str,
-        token: str,
-        org: str,
-        *,
-        timeout_s: float = 30.0,
-        ca_file: Path | None = None,
-    ) -> None:
-        self._url = f"{url.rstrip('/')}/query"
-        self._org = org
+    def __init__(self, at: InfluxConnection, *, timeout_s: float = 30.0) -> None:
+        self._url = f"{at.url.rstrip('/')}/query"
+        self._org = at.org
         self._pool = urllib3.PoolManager(
             maxsize=_KEPT_CONNECTIONS,
             timeout=urllib3.Timeout(connect=timeout_s, read=timeout_s),
             retries=False,
-            ca_certs=None if ca_file is None else str(ca_file),
+            ca_certs=None if at.ca_file is None else str(at.ca_file),
             # Not Bearer: /query answers that with 401.
-            headers={"Authorization": f"Token {token}"},
+            headers={"Authorization": f"Token {at.token}"},
         )
 
     def ping(self) -> None:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from influxdb_client.client.write_api import SYNCHRONOUS
 
-from adapters.influx.connection import connect
+from adapters.influx.connection import InfluxConnection
 from adapters.influx.errors import translated
 from schemas.line_protocol.precision import Precision
 
@@ -18,16 +16,8 @@ class InfluxWriter:
     that timed out may still be stored: repeat the same bytes.
     """
 
-    def __init__(
-        self,
-        url: str,
-        token: str,
-        org: str,
-        *,
-        timeout_s: float = 30.0,
-        ca_file: Path | None = None,
-    ) -> None:
-        self._client = connect(url, token, org, timeout_s, ca_file)
+    def __init__(self, at: InfluxConnection, *, timeout_s: float = 30.0) -> None:
+        self._client = at.client(timeout_s)
         self._api = self._client.write_api(write_options=SYNCHRONOUS)
 
     def write(

@@ -170,16 +170,9 @@ def _backfill(
 def _writer(settings: ConsumerSettings) -> LineWriter:
     from adapters.influx.writer import InfluxWriter  # noqa: PLC0415 - loaded where it is used
 
-    token = settings.influx_token.get_secret_value()
-    if not token:
+    if not settings.influx.token:
         fail("STEPCLOCK_INFLUX_TOKEN is not set: InfluxDB would refuse every write", code=2)
-    return InfluxWriter(
-        settings.influx_url,
-        token,
-        settings.influx_org,
-        timeout_s=settings.influx_timeout_s,
-        ca_file=settings.influx_tls_ca_file,
-    )
+    return InfluxWriter(settings.influx, timeout_s=settings.influx_timeout_s)
 
 
 def poisoned(reader: Reader, topics: Collection[str]) -> Mapping[Place, Collection[bytes]]:

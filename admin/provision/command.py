@@ -131,19 +131,10 @@ def provision_command(
         fail("; ".join(map(": ".join, problems(exc))), code=2)
     except (InvalidRetention, InvalidKeys, OSError) as exc:
         fail(str(exc), code=2)
-    token = influx_at.influx_token.get_secret_value()
-    if not token:
+    if not influx_at.influx.token:
         fail("STEPCLOCK_INFLUX_TOKEN is not set: provision needs an all-access token", code=2)
     try:
-        with (
-            KafkaAdmin(kafka_at.kafka) as kafka,
-            InfluxAdmin(
-                influx_at.influx_url,
-                token,
-                influx_at.influx_org,
-                ca_file=influx_at.influx_tls_ca_file,
-            ) as influx,
-        ):
+        with KafkaAdmin(kafka_at.kafka) as kafka, InfluxAdmin(influx_at.influx) as influx:
             provision(
                 kafka,
                 influx,

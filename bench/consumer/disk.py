@@ -9,6 +9,7 @@ from pathlib import Path
 from time import perf_counter
 
 from adapters.influx.admin import InfluxAdmin
+from adapters.influx.connection import InfluxConnection
 from bench.consumer.drain import Stalled
 from bench.lab.influx import DirectWriter
 from consumers.settings import ConsumerSettings
@@ -91,7 +92,7 @@ def size_in_influxdb(folder: Path, bodies: Iterable[bytes], *, steps: bool) -> I
 
 def make_buckets(database: InfluxDB, namespace: str) -> None:
     """The buckets of a namespace that hold points by wall time and by step."""
-    with InfluxAdmin(database.url, database.token, database.org) as admin:
+    with InfluxAdmin(InfluxConnection(database.url, database.token, database.org)) as admin:
         admin.create_bucket(f"{namespace}/{DEFAULT_CLASS}", _KEEP_S, None)
         admin.create_bucket(f"{namespace}/{STEP_CLASS}", None, _STEP_SHARD_S)
 

@@ -12,6 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 from time import perf_counter
 
+from adapters.influx.connection import InfluxConnection
 from adapters.influx.reader import InfluxReader
 from bench.lab.connection import Connection, build_request
 from bench.lab.figures import short, whole
@@ -123,7 +124,8 @@ def measure(folder: Path, plan: Plan, *, tell: Tell) -> Section:
             down_s = asyncio.run(_drive(plan, gateway, key, epoch_ms, ledger, tell))
             tell("waiting for the consumer, then comparing every point")
             _wait_for(database, ledger.points)
-        with closing(InfluxReader(database.url, database.token, database.org)) as reader:
+        at = InfluxConnection(database.url, database.token, database.org)
+        with closing(InfluxReader(at)) as reader:
             compared = {
                 name: compare(reader.points(_NAMESPACE, name, _MEASUREMENT), plan, name, epoch_ms)
                 for name in _CLASSES

@@ -68,7 +68,7 @@ class _NoProgress:
 def run(settings: GatewaySettings) -> int:
     """Serve until SIGTERM or SIGINT; the exit code."""
     sys.setswitchinterval(0.0005)  # as the gateway does
-    reader = InfluxReader(settings.influx_url, "", settings.influx_org)
+    reader = InfluxReader(settings.influx)
     keys = KeyStore(ensure_keys(settings.keys_file, settings.data_dir, settings.host))
     on = Dependencies(
         NullPublisher(), _NoProgress(), reader, keys, load_retention(settings.retention_file)

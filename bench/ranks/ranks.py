@@ -11,6 +11,7 @@ from typing import Annotated
 
 import stepclock
 
+from adapters.influx.connection import InfluxConnection
 from adapters.influx.reader import InfluxReader
 from bench.lab import machine
 from bench.lab.figures import percentile, share_percent, short, whole
@@ -140,12 +141,13 @@ def _on_kafka_and_influxdb(
         }
         provision(folder, environment, tell)
         probe = "STEPCLOCK_PROBE_PORT"
+        at = InfluxConnection(database.url, database.token, database.org)
         with (
             start_service(
                 "consumer", ["consumers"], folder, environment, port_variable=probe
             ) as consumer,
             start_service("gateway", ["ingest"], folder, environment) as gateway,
-            closing(InfluxReader(database.url, database.token, database.org)) as reader,
+            closing(InfluxReader(at)) as reader,
         ):
             pids = {"gateway": gateway.process.pid, "consumer": consumer.process.pid}
             yield Server(gateway.url, key, pids, reader)

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from adapters.influx.admin import InfluxAdmin
+from adapters.influx.connection import InfluxConnection
 from adapters.influx.writer import InfluxWriter
 from admin.provision.plan import plan_buckets, plan_mappings
 from consumers.views import StepsView, WallView
@@ -49,8 +50,9 @@ class Database:
 
     def __init__(self, influx: Influx) -> None:
         self._influx = influx
+        self._at = InfluxConnection(influx.url, influx.token, influx.org)
         self.name = fresh_name()
-        with InfluxAdmin(influx.url, influx.token, influx.org) as admin:
+        with InfluxAdmin(self._at) as admin:
             for change in [
                 *plan_buckets(admin, CLASSES, [self.name]),
                 *plan_mappings(admin, [self.name]),
@@ -72,7 +74,7 @@ class Database:
 
     def write(self, retention_class: str, lines: bytes, precision: Precision) -> None:
         """Write lines into one class and no other."""
-        writer = InfluxWriter(self._influx.url, self._influx.token, self._influx.org)
+        writer = InfluxWriter(self._at)
         writer.write(self.name, retention_class, lines, precision)
         writer.close()
 

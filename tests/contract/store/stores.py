@@ -11,6 +11,7 @@ from typing import Protocol
 
 from adapters.influx.admin import InfluxAdmin
 from adapters.influx.attempts import InfluxAttempts
+from adapters.influx.connection import InfluxConnection
 from adapters.influx.reader import InfluxReader
 from adapters.influx.writer import InfluxWriter
 from embedded.store.store import SqliteStore
@@ -86,11 +87,11 @@ class InSqlite:
 
 class InInflux:
     def __init__(self, influx: Influx) -> None:
-        at = (influx.url, influx.token, influx.org)
-        self.writer = InfluxWriter(*at)
-        self.reader = InfluxReader(*at)
-        self.attempts = InfluxAttempts(*at)
-        self._admin = InfluxAdmin(*at)
+        at = InfluxConnection(influx.url, influx.token, influx.org)
+        self.writer = InfluxWriter(at)
+        self.reader = InfluxReader(at)
+        self.attempts = InfluxAttempts(at)
+        self._admin = InfluxAdmin(at)
 
     def namespace(self) -> str:
         namespace = fresh_name()

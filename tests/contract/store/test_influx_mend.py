@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from adapters.influx.admin import InfluxAdmin
+from adapters.influx.connection import InfluxConnection
 from adapters.influx.reader import InfluxReader
 from adapters.influx.writer import InfluxWriter
 from native import influxd
@@ -26,14 +27,18 @@ SCRIPT = Path(__file__).parents[3] / "deploy" / "influxd.sh"
 TORN = b"\x01" + (4096).to_bytes(4, "big") + bytes(10)
 
 
+def at(database: InfluxDB) -> InfluxConnection:
+    return InfluxConnection(database.url, database.token, database.org)
+
+
 def write(database: InfluxDB, steps: range) -> None:
     lines = "\n".join(f"load,run=r step={step}i {1_790_000_000_000 + step}" for step in steps)
-    with closing(InfluxWriter(database.url, database.token, database.org)) as writer:
+    with closing(InfluxWriter(at(database))) as writer:
         writer.write("native", "wal", lines.encode(), Precision.MS)
 
 
 def stored_steps(database: InfluxDB) -> set[object]:
-    with closing(InfluxReader(database.url, database.token, database.org)) as reader:
+    with closing(InfluxReader(at(database))) as reader:
         return {point.fields["step"] for point in reader.points("native", "wal", "load")}
 
 
@@ -41,7 +46,7 @@ def stored_steps(database: InfluxDB) -> set[object]:
 def torn(influx_process: Callable[..., InfluxDB]) -> InfluxDB:
     """Killed, with half an entry at the end of each log; it had acknowledged steps 0 to 99."""
     database = influx_process()
-    with closing(InfluxAdmin(database.url, database.token, database.org)) as admin:
+    with closing(InfluxAdmin(at(database))) as admin:
         admin.create_bucket("native/wal", None, None)
     write(database, range(100))
     database.process.kill()

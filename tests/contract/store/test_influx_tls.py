@@ -2,10 +2,12 @@
 
 import contextlib
 import socket
+from dataclasses import replace
 
 import pytest
 
 from adapters.influx.admin import InfluxAdmin
+from adapters.influx.connection import InfluxConnection
 from adapters.influx.reader import InfluxReader
 from adapters.influx.writer import InfluxWriter
 from native.process import Process
@@ -34,7 +36,7 @@ def secured(influx_process, tmp_path):
     process.start()
     with process:
         url = f"https://127.0.0.1:{influxdb.port}"
-        yield (url, influxdb.token, influxdb.org), authority.file
+        yield InfluxConnection(url, influxdb.token, influxdb.org, authority.file)
 
 
 def listens(port):
@@ -46,22 +48,21 @@ def listens(port):
 
 
 def test_points_go_to_and_come_from_a_server_that_our_authority_vouches_for(secured):
-    at, ca_file = secured
-    with InfluxAdmin(*at, ca_file=ca_file) as admin:
+    with InfluxAdmin(secured) as admin:
         admin.create_bucket(f"{NAMESPACE}/raw", None, None)
         admin.map_default(NAMESPACE, "raw", f"{NAMESPACE}/raw")
-    with contextlib.closing(InfluxWriter(*at, ca_file=ca_file)) as writer:
+    with contextlib.closing(InfluxWriter(secured)) as writer:
         writer.write(NAMESPACE, "raw", b"tls,run=r loss=1 1000000000", Precision.NS)
-    with contextlib.closing(InfluxReader(*at, ca_file=ca_file)) as reader:
+    with contextlib.closing(InfluxReader(secured)) as reader:
         [point] = reader.points(NAMESPACE, "raw", "tls")
     assert point.fields == {"loss": 1.0}
 
 
 def test_a_server_that_nobody_vouches_for_gets_neither_token_nor_points(secured):
-    at, _ = secured
-    with InfluxAdmin(*at) as admin, pytest.raises(StoreError, match="CERTIFICATE_VERIFY_FAILED"):
+    at = replace(secured, ca_file=None)
+    with InfluxAdmin(at) as admin, pytest.raises(StoreError, match="CERTIFICATE_VERIFY_FAILED"):
         admin.buckets()
-    for client in (InfluxWriter(*at), InfluxReader(*at)):
+    for client in (InfluxWriter(at), InfluxReader(at)):
         with (
             contextlib.closing(client),
             pytest.raises(StoreError, match="STEPCLOCK_INFLUX_TLS_CA_FILE"),

@@ -10,6 +10,7 @@ import typer
 from typer.testing import CliRunner
 
 from adapters.influx.admin import Bucket, InfluxAdmin
+from adapters.influx.connection import InfluxConnection
 from adapters.influx.reader import InfluxReader
 from adapters.influx.writer import InfluxWriter
 from admin.provision.command import provision_command
@@ -32,7 +33,7 @@ def app() -> typer.Typer:
 
 @pytest.fixture
 def admin(influx: Influx) -> Iterator[InfluxAdmin]:
-    with InfluxAdmin(influx.url, influx.token, influx.org) as admin:
+    with InfluxAdmin(InfluxConnection(influx.url, influx.token, influx.org)) as admin:
         yield admin
 
 
@@ -89,6 +90,7 @@ look_back = "1h"
 def test_provision_is_idempotent_and_asks_before_it_shortens(
     app: typer.Typer, retention_file: Path, private_influx: InfluxDB
 ) -> None:
+    at = InfluxConnection(private_influx.url, private_influx.token, private_influx.org)
     retention_file.write_text(retention_text())
     retention_file.with_name("keys.toml").write_text(
         f'[tenants.a]\nnamespace = "keyed"\n[keys.k]\ntenant = "a"\nsha256 = "{"0" * 64}"\n'
@@ -100,7 +102,7 @@ def test_provision_is_idempotent_and_asks_before_it_shortens(
         return result.exit_code, result.output
 
     def buckets() -> dict[str, Bucket]:
-        with InfluxAdmin(private_influx.url, private_influx.token, private_influx.org) as admin:
+        with InfluxAdmin(at) as admin:
             return admin.buckets()
 
     code, output = run("--dry-run")
@@ -120,7 +122,7 @@ def test_provision_is_idempotent_and_asks_before_it_shortens(
     code, output = run(partitions=5)
     assert (code, "has 2 partitions, not 5: left as it is" in output) == (0, True), output
 
-    with InfluxAdmin(private_influx.url, private_influx.token, private_influx.org) as admin:
+    with InfluxAdmin(at) as admin:
         made = admin.tasks()
     assert sorted(task.name for task in made) == [
         f"stepclock rollup {namespace}/coarse" for namespace in ("keyed", "stepclock", "vision")
@@ -128,7 +130,7 @@ def test_provision_is_idempotent_and_asks_before_it_shortens(
     retention_file.write_text(retention_text(every="20m"))
     code, output = run()
     assert (code, "3 done" in output) == (0, True), output
-    with InfluxAdmin(private_influx.url, private_influx.token, private_influx.org) as admin:
+    with InfluxAdmin(at) as admin:
         changed = admin.tasks()
     assert {task.id for task in changed} == {task.id for task in made}
     assert all("every: 20m" in task.flux for task in changed)
@@ -197,10 +199,10 @@ def test_a_mapped_namespace_answers_without_naming_the_class(
     namespace = fresh_name()
     admin.create_bucket(f"{namespace}/raw", None, None)
     admin.map_default(namespace, "raw", f"{namespace}/raw")
-    writer = InfluxWriter(influx.url, influx.token, influx.org)
+    writer = InfluxWriter(InfluxConnection(influx.url, influx.token, influx.org))
     writer.write(namespace, "raw", b"e,run=r a=1 %d" % RECENT_NS, Precision.NS)
     writer.close()
-    reader = InfluxReader(influx.url, influx.token, influx.org)
+    reader = InfluxReader(InfluxConnection(influx.url, influx.token, influx.org))
     (tables,) = reader.tables(namespace, [], 'SHOW TAG VALUES FROM "e" WITH KEY = "run"')
     reader.close()
     assert tables[0]["values"] == [["run", "r"]]
@@ -222,7 +224,7 @@ def test_what_the_server_refuses_is_a_misconfiguration(admin: InfluxAdmin, influ
     with pytest.raises(StoreMisconfigured):
         admin.update_bucket(f"{name}-unknown", None, 3600)
     with (
-        InfluxAdmin(influx.url, influx.token, "nosuch") as stranger,
+        InfluxAdmin(InfluxConnection(influx.url, influx.token, "nosuch")) as stranger,
         pytest.raises(StoreMisconfigured),
     ):
         stranger.buckets()

@@ -12,6 +12,7 @@ from itertools import groupby
 import pytest
 
 from adapters.influx.admin import InfluxAdmin
+from adapters.influx.connection import InfluxConnection
 from adapters.influx.flux import rollup_task
 from adapters.influx.reader import InfluxReader
 from adapters.influx.writer import InfluxWriter
@@ -38,10 +39,10 @@ class Rig:
     """A namespace with a class and its rollup, which runs when a test says, at a time it says."""
 
     def __init__(self, influx: Influx) -> None:
-        at = (influx.url, influx.token, influx.org)
-        self.admin = InfluxAdmin(*at)
-        self.reader = InfluxReader(*at)
-        self.writer = InfluxWriter(*at)
+        at = InfluxConnection(influx.url, influx.token, influx.org)
+        self.admin = InfluxAdmin(at)
+        self.reader = InfluxReader(at)
+        self.writer = InfluxWriter(at)
         self.namespace = fresh_name()
         self.source, self.target = f"{self.namespace}/raw", f"{self.namespace}/coarse"
         for bucket in (self.source, self.target):

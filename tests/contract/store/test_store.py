@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from adapters.influx.connection import InfluxConnection
 from adapters.influx.reader import InfluxReader
 from schemas.line_protocol.precision import Precision
 from schemas.store.attempts import AttemptState
@@ -279,10 +280,10 @@ def test_a_store_answers_ping_and_closes_twice(store: Store) -> None:
 
 
 def test_the_influx_reader_answers_ping(influx: Influx) -> None:
-    reader = InfluxReader(influx.url, influx.token, influx.org)
+    reader = InfluxReader(InfluxConnection(influx.url, influx.token, influx.org))
     reader.ping()
     reader.close()
-    stranger = InfluxReader(influx.url, "not-the-token", influx.org)
+    stranger = InfluxReader(InfluxConnection(influx.url, "not-the-token", influx.org))
     with pytest.raises(StoreUnavailable):
         stranger.ping()
     stranger.close()

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from adapters.influx.admin import InfluxAdmin
+from adapters.influx.connection import InfluxConnection
 from adapters.influx.reader import InfluxReader
 from adapters.kafka.admin import KafkaAdmin, TopicSpec
 from adapters.kafka.publisher import KafkaPublisher
@@ -44,7 +45,8 @@ class Rig:
         self.namespace = f"t{uuid.uuid4().hex[:12]}"
         self.kafka = kafka
         self.influx = influx
-        self.reader = InfluxReader(influx.url, influx.token, influx.org)
+        self.at = InfluxConnection(influx.url, influx.token, influx.org)
+        self.reader = InfluxReader(self.at)
         self.publisher: KafkaPublisher | None = None
 
     def provision_topics(self) -> None:
@@ -57,7 +59,7 @@ class Rig:
         self.publisher.probe(10)
 
     def provision_buckets(self) -> None:
-        with InfluxAdmin(self.influx.url, self.influx.token, self.influx.org) as admin:
+        with InfluxAdmin(self.at) as admin:
             for name in ("raw", "events", "system", "steps"):
                 admin.create_bucket(f"{self.namespace}/{name}", None, None)
 

@@ -10,6 +10,7 @@ import urllib.request
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from adapters.influx.connection import InfluxConnection
 from adapters.influx.reader import InfluxReader
 from native.ports import free_ports
 from native.process import Process
@@ -104,7 +105,8 @@ def provisioned(folder, kafka_bootstrap_servers, influx, *, namespace="stepclock
     }
     done = run_admin("provision", environment=environment)
     assert done.returncode == 0, done.stderr
-    with contextlib.closing(InfluxReader(influx.url, influx.token, influx.org)) as reader:
+    at = InfluxConnection(influx.url, influx.token, influx.org)
+    with contextlib.closing(InfluxReader(at)) as reader:
         running = Chain(folder, environment, key, namespace, reader)
         try:
             yield running

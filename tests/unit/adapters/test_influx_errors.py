@@ -12,6 +12,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from adapters.influx.admin import InfluxAdmin
+from adapters.influx.connection import InfluxConnection
 from adapters.influx.influxql_answers import stored_points
 from adapters.influx.reader import InfluxReader
 from adapters.influx.writer import InfluxWriter
@@ -85,14 +86,14 @@ def server() -> Iterator[Server]:
 
 @pytest.fixture
 def writer(server: Server) -> Iterator[InfluxWriter]:
-    writer = InfluxWriter(server.url, "secret", "acme", timeout_s=5.0)
+    writer = InfluxWriter(InfluxConnection(server.url, "secret", "acme"), timeout_s=5.0)
     yield writer
     writer.close()
 
 
 @pytest.fixture
 def reader(server: Server) -> Iterator[InfluxReader]:
-    reader = InfluxReader(server.url, "secret", "acme", timeout_s=5.0)
+    reader = InfluxReader(InfluxConnection(server.url, "secret", "acme"), timeout_s=5.0)
     yield reader
     reader.close()
 
@@ -235,7 +236,7 @@ def test_a_refused_connection_is_unavailable() -> None:
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         port = unused.getsockname()[1]
-    writer = InfluxWriter(f"http://127.0.0.1:{port}", "t", "o")
+    writer = InfluxWriter(InfluxConnection(f"http://127.0.0.1:{port}", "t", "o"))
     error = error_of(writer)
     assert isinstance(error, StoreUnavailable)
     assert error.may_be_the_lines is False
@@ -248,7 +249,7 @@ def test_a_refused_connection_is_unavailable() -> None:
 def test_silence_is_unavailable_after_the_timeout() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         writer = InfluxWriter(
-            f"http://127.0.0.1:{silent.getsockname()[1]}", "t", "o", timeout_s=0.2
+            InfluxConnection(f"http://127.0.0.1:{silent.getsockname()[1]}", "t", "o"), timeout_s=0.2
         )
         error = error_of(writer)
         assert isinstance(error, StoreUnavailable)
@@ -277,7 +278,9 @@ def test_a_connection_that_is_cut_is_unavailable() -> None:
 
         thread = threading.Thread(target=hang_up)
         thread.start()
-        writer = InfluxWriter(f"http://127.0.0.1:{listener.getsockname()[1]}", "t", "o")
+        writer = InfluxWriter(
+            InfluxConnection(f"http://127.0.0.1:{listener.getsockname()[1]}", "t", "o")
+        )
         error = error_of(writer)
         assert isinstance(error, StoreUnavailable)
         assert error.may_be_the_lines is True
@@ -286,7 +289,7 @@ def test_a_connection_that_is_cut_is_unavailable() -> None:
 
 
 def test_a_url_that_cannot_be_is_a_misconfiguration() -> None:
-    writer = InfluxWriter("http://:nonsense:1", "t", "o")
+    writer = InfluxWriter(InfluxConnection("http://:nonsense:1", "t", "o"))
     assert isinstance(error_of(writer), StoreMisconfigured)
     writer.close()
 
@@ -337,7 +340,7 @@ def test_names_are_quoted_in_queries(server: Server, reader: InfluxReader) -> No
 
 
 def test_administration_that_is_refused_is_a_misconfiguration(server: Server) -> None:
-    with InfluxAdmin(server.url, "t", "o") as admin:
+    with InfluxAdmin(InfluxConnection(server.url, "t", "o")) as admin:
         for status in (400, 401, 403, 404, 422):
             server.answer(status, "no")
             with pytest.raises(StoreMisconfigured):

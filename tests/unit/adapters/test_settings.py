@@ -1,4 +1,5 @@
 import subprocess
+import sys
 from dataclasses import fields
 from pathlib import Path
 
@@ -8,6 +9,7 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 import adapters.settings
+from adapters.influx.connection import InfluxConnection
 from adapters.settings import InfluxSettings, KafkaSettings, problems, unknown_variables
 from admin.__main__ import app
 from admin.settings import all_settings, markdown
@@ -146,7 +148,18 @@ def test_an_authority_for_influxdb_needs_an_https_url(signed):
     https = {"influx_url": "https://127.0.0.1:1"}
     wrong = refused(InfluxSettings, **https, influx_tls_ca_file=ours.key)
     assert "INFLUX_TLS_CA_FILE can't be read" in wrong
-    assert InfluxSettings(**https, influx_tls_ca_file=authority.file).influx_tls_ca_file
+    settings = InfluxSettings(
+        **https, influx_token="hush", influx_org="acme", influx_tls_ca_file=authority.file
+    )
+    at = InfluxConnection("https://127.0.0.1:1", "hush", "acme", authority.file)
+    assert settings.influx == at
+    assert "hush" not in repr(at) + str(at) + repr(settings)
+
+
+def test_settings_load_no_client_of_influxdb():
+    """It is slow to load, and a server with a store of its own would do so for nothing."""
+    code = "import sys, adapters.settings; sys.exit('influxdb_client' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=30)
 
 
 def test_what_is_wrong_with_settings_never_repeats_them(monkeypatch):
