@@ -8,7 +8,6 @@ from collections.abc import Iterable
 
 from ingest.publish.group_commit import BlockKey, GroupCommit
 from ingest.publish.origin import Origin, Piece
-from ingest.publish.pieces import pieces_of
 from schemas.admission.admission import Part
 from schemas.log.protocols import Publisher, topic_of
 from schemas.log.receipt import BlockPosition, encode
@@ -30,25 +29,23 @@ class PartPublisher:
     ) -> str:
         """Append the parts, each to its class, and return the receipt once all are durable.
 
+        A part is less than MAX_BLOCK_BYTES: cutting may take seconds, so it is done before.
+
         Raises Unavailable if any block was not acknowledged; others may have been. Raises
         BodyTooLarge for more than may ever wait.
         """
-        todo = [
-            (class_name, part, lines, points)
-            for class_name, part in parts
-            for lines, points in pieces_of(part)
-        ]
-        self._commits.check(tenant.name, sum(len(lines) for _, _, lines, _ in todo))
-        order_key = origin.stream.name.encode() if origin.stream else _series_of(todo[0][2])
+        todo = list(parts)
+        self._commits.check(tenant.name, sum(len(part.lines) for _, part in todo))
+        order_key = origin.stream.name.encode() if origin.stream else _series_of(todo[0][1].lines)
         waiters: list[asyncio.Future[int]] = []
         where: list[tuple[str, int]] = []
-        for number, (class_name, part, lines, points) in enumerate(todo):
+        for number, (class_name, part) in enumerate(todo):
             topic = topic_of(class_name)
             partition = zlib.crc32(order_key) % self._publisher.partition_count(topic)
             key = BlockKey(
                 topic, partition, tenant.name, tenant.namespace, part.precision, part.multiline
             )
-            piece = Piece(lines, points, number, len(todo))
+            piece = Piece(part.lines, part.points, number, len(todo))
             waiters.append(self._commits.add(key, piece, origin))
             where.append((class_name, partition))
         if len(waiters) == 1:

@@ -21,7 +21,7 @@ from ingest.limits.series_limit import Series
 from ingest.publish.group_commit import GroupCommit
 from ingest.publish.origin import Origin
 from ingest.publish.part_publisher import PartPublisher
-from ingest.publish.pieces import pieces_of
+from ingest.publish.pieces import joined, steps_of
 from ingest.write.ingest_classes import IngestClasses, Target
 from ingest.write.validation_queue import ValidationQueue, Work
 from schemas.admission.admission import Part
@@ -249,10 +249,14 @@ class WritePipeline:
     ) -> Work[tuple[Admitted, Series]]:
         admitted = yield from decoder.decode(body, target, self._classes, held)
         series: dict[int, bytes] = {}
-        for _, part in admitted.parts:
-            for lines, points in pieces_of(part):  # one call holds the interpreter
-                if series:
+        pieces: list[tuple[str, Part]] = []
+        for class_name, part in admitted.parts:
+            steps: list[Part] = []
+            for step in steps_of(part):  # one call holds the interpreter
+                if pieces or steps:
                     yield admitted.rejected_total
-                piece = Part(lines, points, part.precision, part.multiline)
-                series |= self._charges.series_of((piece,))
+                series |= self._charges.series_of((step,))
+                steps.append(step)
+            pieces += [(class_name, piece) for piece in joined(steps)]
+        admitted.parts = pieces
         return admitted, series

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import gzip
+import threading
 import time
+
+import pytest
 
 from ingest.errors import BadRequest, GatewayError, InputRefused
 from ingest.keys.auth import key_in_headers
+from ingest.publish import pieces
 from ingest.write.ingest_classes import Target
+from ingest.write.line_decoder import LineDecoder
 from ingest.write.pipeline import Admitted
 from schemas.admission.admission import MAX_LISTED, Part
 from schemas.admission.body import admit
+from schemas.line_protocol import series
+from schemas.line_protocol.codec import split
 from schemas.line_protocol.precision import Precision
 from schemas.log import receipt
+from schemas.log.block import MAX_BLOCK_BYTES
 from schemas.log.protocols import LogUnavailable
 from tests.fakes.gateway import running
 
@@ -199,3 +207,40 @@ async def test_what_becomes_of_points_is_counted_by_tenant(gateway, post):
     outcomes = {line.partition('outcome="')[2].partition('"')[0] for line in counted(page)}
     assert outcomes >= {"accepted", "refused"}
     assert f'route="{PATH}"' in page.body.decode()
+
+
+@scenario
+async def test_what_only_the_parser_can_cut_is_cut_beside_the_event_loop(gateway, post):
+    looked_at = []
+
+    def noting(lines):
+        for item in split(lines):
+            looked_at.append(threading.current_thread())
+            yield item
+
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (pieces, series):
+            patch.setattr(module, "split", noting)
+        lines = [b'm f="%d\n%b" %d' % (i, b"x" * 200, time.time_ns()) for i in range(4000)]
+        gateway.app.add_write_route(PATH, LineDecoder())
+        answer = await post(b"\n".join(lines), query="bucket=raw", key=gateway.other_key)
+    assert answer.status == 204
+    assert looked_at
+    assert threading.current_thread() not in looked_at
+    blocks = gateway.blocks()
+    assert [block.points for block in blocks] == [len(list(split(b.lines))) for b in blocks]
+    assert b"\n".join(block.lines for block in blocks) == b"\n".join(lines)
+    assert len(blocks) == 2
+
+
+def test_what_is_cut_in_steps_is_joined_to_pieces_that_just_fit_a_block():
+    lines = [b'm f="\n%b" 1' % (b"x" * size) for size in [1, 70_000, 2] * 12 + [0] * 1000]
+    part = Part(b"\n".join(lines), len(lines), Precision.NS, multiline=True)
+    steps = list(pieces.steps_of(part))
+    assert all(step.points <= 250 for step in steps)
+    assert all(step.points == 1 or len(step.lines) < 64 * 1024 for step in steps)
+    made = list(pieces.joined(steps))
+    assert b"\n".join(piece.lines for piece in made) == part.lines
+    assert [piece.points for piece in made] == [len(list(split(p.lines))) for p in made]
+    assert all(len(piece.lines) < MAX_BLOCK_BYTES for piece in made)
+    assert len(made) == 2
