@@ -41,7 +41,7 @@ _COUNTED_BYTES = 1024 * 1024
 #: Bytes of objects for a byte of JSON, at worst: {"":1} takes seven bytes and over two hundred.
 _OBJECT_BYTES = 32
 
-#: Rows and values between two yields.
+#: Rows, their members and what is wrong with them, or lines of one row, between two yields.
 _STEP_SIZE = 100
 
 #: Characters of a member's name that are repeated: it may be as long as the body.
@@ -153,6 +153,7 @@ class _Rows:
         self._max_bytes = max_bytes
         self._held = held
         self._objects = 0
+        self._in_hand = 0  # lines of a row that is not taken yet
         self._counted = 0
         self._stamp = classes.stamp
         self._rules = {name: classes.rules(name) for name in (DEFAULT_CLASS, EVENTS_CLASS)}
@@ -175,7 +176,7 @@ class _Rows:
                 self._hold_objects_of(min(len(body), MAX_ROW_BYTES))
                 size = _STEP_SIZE
             else:
-                size += 1 + self._take(row)
+                size += 1 + (yield from self._take(row))
             if size >= _STEP_SIZE:
                 self._hold()
                 yield self._rejected_total
@@ -190,8 +191,11 @@ class _Rows:
         self._hold()
 
     def _hold(self) -> None:
-        size = self._objects + self._size()
-        self._held.take(size - self._counted)
+        size = self._objects + self._in_hand + self._size()
+        if size < self._counted:
+            self._held.give_back(self._counted - size)
+        else:
+            self._held.take(size - self._counted)
         self._counted = size
 
     def _size(self) -> int:
@@ -213,8 +217,8 @@ class _Rows:
             max(self._count, sum([lines.count for lines in self._lines.values()])),
         )
 
-    def _take(self, data: object) -> int:
-        """Validate a row; how many values were looked at."""
+    def _take(self, data: object) -> Work[int]:
+        """Validate a row; how many members were looked at, or faults found."""
         index = self._count
         if index >= _MAX_ROWS:
             raise BodyTooLarge(
@@ -228,21 +232,25 @@ class _Rows:
         try:
             row = MetricsRow.model_validate(data)
         except ValidationError as exc:
-            for error in exc.errors(include_url=False, include_context=False):
+            faults = exc.errors(include_url=False, include_context=False)
+            for error in faults:
                 field = ".".join(map(str, error["loc"])) or "row"
                 self._reject(index, field, error["msg"].removeprefix("Value error, "))
-            return 0
+            return len(faults)
         encoded = encode_row(row)
         for field, reason in encoded.rejected:
             self._reject(index, field, reason)
         time_ns = row.time if row.time is not None else self._stamp()
-        if self._admit(index, encoded, b" %d" % time_ns):
+        if (yield from self._admit(index, encoded, b" %d" % time_ns)):
             self._accepted += 1
             self._stamped += row.time is None
-        return len(row.values)
+        return len(row.values) + len(row.tags)
 
-    def _admit(self, index: int, encoded: EncodedRow, suffix: bytes) -> bool:
-        """Put the row's lines to the others, if the admission tier agrees with the encoder."""
+    def _admit(self, index: int, encoded: EncodedRow, suffix: bytes) -> Work[bool]:
+        """Put the row's lines to the others, if the admission tier agrees with the encoder.
+
+        With a line for each value that is not finite, a row may be over a hundred times its text.
+        """
         line = encoded.line + suffix
         size = self._size() + len(line)
         events: list[bytes] = []
@@ -255,9 +263,16 @@ class _Rows:
             reason = f"as lines the rows are over {self._max_bytes} bytes: send fewer at once"
             self._reject(index, "row", reason)
             return False
-        by_class = {DEFAULT_CLASS: [line], EVENTS_CLASS: events}
-        texts = {name: b"\n".join(lines) for name, lines in by_class.items() if lines}
-        for name, text in texts.items():
+        texts = [(DEFAULT_CLASS, line, 1)]
+        for start in range(0, len(events), _STEP_SIZE):
+            some = events[start : start + _STEP_SIZE]
+            texts.append((EVENTS_CLASS, b"\n".join(some), len(some)))
+        del events
+        for number, (name, text, _) in enumerate(texts):
+            if number > 1:
+                self._in_hand = size - self._size()
+                self._hold()
+                yield self._rejected_total
             admission = admit(text, Precision.NS, self._rules[name], self._stamp)
             if admission.refused_total:
                 refusal = admission.refusals[0]
@@ -265,9 +280,11 @@ class _Rows:
                 # long all together.
                 field = "time" if refusal.reason.startswith("time ") else "row"
                 self._reject(index, field, refusal.reason.partition(";")[0])
+                self._in_hand = 0
                 return False
-        for name, text in texts.items():
-            self._lines[name].add(text, len(by_class[name]))
+        for name, text, count in texts:
+            self._lines[name].add(text, count)
+        self._in_hand = 0
         return True
 
     def _reject(self, index: int, field: str, reason: str) -> None:

@@ -1,9 +1,15 @@
 """What rows of JSON may cost: their size as lines, the turns of the loop, the points charged."""
 
 import asyncio
+import json
+from itertools import pairwise
 
 import pytest
 
+from ingest.limits.byte_budget import ByteBudget, Held
+from ingest.write import json_rows
+from ingest.write.ingest_classes import IngestClasses
+from schemas import retention
 from schemas.log.protocols import LogUnavailable
 from tests.fakes.gateway import running
 
@@ -99,3 +105,53 @@ def test_the_name_of_a_refused_member_is_repeated_only_in_part(tmp_path):
             assert len(rejected["field"]) < 300
 
     asyncio.run(scenario())
+
+
+class Decoding:
+    """Rows decoded turn by turn, and what was held at each of them."""
+
+    def __init__(self, rows):
+        classes = IngestClasses(retention.parse(retention.default_text()))
+        budget = ByteBudget("reading", "read buffer", 10**9)
+        held = Held(budget, "t")
+        self.refused, self.held_bytes = [0], []
+        body = json.dumps({"rows": rows}).encode()
+        work = json_rows.RowDecoder(10**8).decode(body, None, classes, held)
+        try:
+            while True:
+                self.refused.append(next(work))
+                self.held_bytes.append(budget.held_bytes)
+        except StopIteration as done:
+            self.admitted = done.value
+        held.release()
+        assert budget.held_bytes == 0
+
+
+@pytest.mark.parametrize(
+    "bad", [{"tags": dict.fromkeys(map(str, range(1000)), 1)}, dict.fromkeys(map(str, range(20)))]
+)
+def test_rows_with_many_faults_end_their_turn_sooner(bad):
+    refused = Decoding([row(**bad) for _ in range(200)]).refused
+    assert max(later - sooner for sooner, later in pairwise(refused)) <= 1100
+
+
+def test_a_row_with_many_tags_is_as_long_as_one_with_many_values():
+    tags = dict.fromkeys(map(str, range(240)), "x")
+    assert len(Decoding([row(tags=tags) for _ in range(50)]).refused) > 50
+
+
+def test_the_lines_of_a_row_are_looked_at_in_short_turns_and_are_counted_meanwhile(monkeypatch):
+    looked_at = []
+    admit = json_rows.admit
+
+    def noting(text, *arguments):
+        looked_at.append(text.count(b"\n") + 1)
+        return admit(text, *arguments)
+
+    monkeypatch.setattr(json_rows, "admit", noting)
+    decoding = Decoding([row(run=LONG, values=not_numbers(5000))])
+    assert max(looked_at) <= 100
+    assert len(decoding.refused) > 50
+    size = sum(len(part.lines) for _, part in decoding.admitted.parts)
+    assert sorted(decoding.held_bytes)[10] > size
+    assert [part.points for _, part in decoding.admitted.parts] == [1, 5000]
