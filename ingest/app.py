@@ -53,10 +53,6 @@ from schemas.tenants.shared_buckets import SharedBuckets
 _log = logging.getLogger("stepclock.gateway")
 
 
-#: What a request holds at most beside its text: a window of zstd, or the objects of some rows.
-_SLACK_BYTES = 8 * 1024 * 1024
-
-
 @dataclass(frozen=True, slots=True)
 class Dependencies:
     """What a gateway stands on. The caller closes them."""
@@ -130,10 +126,7 @@ def create_app(settings: HttpSettings, on: Dependencies) -> Gateway:
         max_known=settings.max_known_series,
         learn_s=settings.series_learn_s,
     )
-    # A request is held as sent, as decompressed and as lines. Two thirds of the budget must hold
-    # the largest one, or it would be told to come back and always in vain.
-    largest = settings.max_body_bytes + 2 * settings.max_decompressed_bytes + _SLACK_BYTES
-    budget = ByteBudget("reading", "read buffer", max(settings.max_reading_bytes, 3 * largest // 2))
+    budget = ByteBudget("reading", "read buffer", settings.reading_bytes)
     pipeline = WritePipeline(
         on.keys,
         Bounds(settings.max_body_bytes, settings.max_decompressed_bytes, budget),

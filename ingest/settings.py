@@ -14,6 +14,9 @@ from ingest.limits.series_limit import Mode
 
 _MIB = 1024 * 1024
 
+#: What a request holds at most beside its text: a window of zstd, or the objects of some rows.
+_SLACK_BYTES = 8 * _MIB
+
 
 class HttpSettings(CommonSettings):
     """Settings of the HTTP side, shared by `gateway` and `serve`."""
@@ -110,8 +113,9 @@ class HttpSettings(CommonSettings):
         default=128 * _MIB,
         ge=_MIB,
         description="Bytes of all bodies, decompressed, that are read and validated, and of what "
-        "is made of them; beyond it requests get 503, a tenant alone at two thirds. At least as "
-        "much as the largest body needs. Raise it with memory to spare.",
+        "is made of them; beyond it requests get 503, a tenant alone at two thirds. At least 1.5 "
+        "times (MAX_BODY_BYTES + 2 * MAX_DECOMPRESSED_BYTES + 8 MiB), to which the default grows: "
+        "else the largest body would never be taken. Raise it with memory to spare.",
     )
     max_pending_bytes: int = Field(
         default=64 * _MIB,
@@ -164,6 +168,17 @@ class HttpSettings(CommonSettings):
         description="Seconds that requests in flight get to end after SIGTERM.",
     )
 
+    @property
+    def reading_bytes(self) -> int:
+        """The bound on what all bodies hold; without one that was set, what the largest needs."""
+        return max(self.max_reading_bytes, self._needed_reading_bytes())
+
+    def _needed_reading_bytes(self) -> int:
+        # A request is held as sent, as decompressed and as lines. Two thirds of the bound must
+        # hold the largest one, or it would be told to come back and always in vain.
+        largest = self.max_body_bytes + 2 * self.max_decompressed_bytes + _SLACK_BYTES
+        return -(-3 * largest // 2)
+
     def tls_context(self) -> ssl.SSLContext | None:
         """TLS 1.2 or later with our certificate; None without one. Raises ValueError."""
         if (self.tls_cert_file is None) != (self.tls_key_file is None):
@@ -181,6 +196,17 @@ class HttpSettings(CommonSettings):
                 f"STEPCLOCK_TLS_CERT_FILE and STEPCLOCK_TLS_KEY_FILE can't be used: {exc}"
             ) from exc
         return context
+
+    @model_validator(mode="after")
+    def _check_reading_bytes(self) -> Self:
+        needed = self._needed_reading_bytes()
+        if "max_reading_bytes" in self.model_fields_set and self.max_reading_bytes < needed:
+            raise ValueError(
+                f"STEPCLOCK_MAX_READING_BYTES is {self.max_reading_bytes}, and the largest body "
+                f"that may come needs {needed}: raise it, or lower STEPCLOCK_MAX_BODY_BYTES "
+                "or STEPCLOCK_MAX_DECOMPRESSED_BYTES"
+            )
+        return self
 
     @model_validator(mode="after")
     def _check_tls_files(self) -> Self:

@@ -180,3 +180,21 @@ def test_servers_know_the_variables_of_the_client_and_no_others():
     of_client |= stepclock.settings._BESIDE
     assert of_client == adapters.settings._OF_CLIENT
     assert unknown_variables({f"STEPCLOCK_{name}": "" for name in of_client}, []) == []
+
+
+def test_a_bound_below_what_the_largest_body_needs_is_refused_and_says_how_much(monkeypatch):
+    mib = 1024 * 1024
+    monkeypatch.setenv("STEPCLOCK_MAX_READING_BYTES", str(123 * mib - 1))
+    with pytest.raises(ValidationError, match=f"{123 * mib - 1}, .* needs {123 * mib}: raise it"):
+        HttpSettings()
+    monkeypatch.setenv("STEPCLOCK_MAX_READING_BYTES", str(123 * mib))
+    assert HttpSettings().reading_bytes == 123 * mib
+    monkeypatch.setenv("STEPCLOCK_MAX_DECOMPRESSED_BYTES", str(33 * mib))
+    with pytest.raises(ValidationError, match="lower STEPCLOCK_MAX_BODY_BYTES"):
+        HttpSettings()
+
+
+def test_a_bound_that_nobody_set_grows_with_the_largest_body():
+    mib = 1024 * 1024
+    assert HttpSettings().reading_bytes == 128 * mib
+    assert HttpSettings(max_decompressed_bytes=100 * mib).reading_bytes == 327 * mib
