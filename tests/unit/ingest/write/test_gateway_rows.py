@@ -7,7 +7,7 @@ from itertools import pairwise
 import pytest
 
 from ingest.limits.byte_budget import ByteBudget, Held
-from ingest.write import json_rows
+from ingest.write import row_decoder
 from ingest.write.ingest_classes import IngestClasses
 from schemas import retention
 from schemas.log.protocols import LogUnavailable
@@ -116,7 +116,7 @@ class Decoding:
         held = Held(budget, "t")
         self.refused, self.held_bytes = [0], []
         body = json.dumps({"rows": rows}).encode()
-        work = json_rows.RowDecoder(10**8).decode(body, None, classes, held)
+        work = row_decoder.RowDecoder(10**8).decode(body, None, classes, held)
         try:
             while True:
                 self.refused.append(next(work))
@@ -142,13 +142,13 @@ def test_a_row_with_many_tags_is_as_long_as_one_with_many_values():
 
 def test_the_lines_of_a_row_are_looked_at_in_short_turns_and_are_counted_meanwhile(monkeypatch):
     looked_at = []
-    admit = json_rows.admit
+    admit = row_decoder.admit
 
     def noting(text, *arguments):
         looked_at.append(text.count(b"\n") + 1)
         return admit(text, *arguments)
 
-    monkeypatch.setattr(json_rows, "admit", noting)
+    monkeypatch.setattr(row_decoder, "admit", noting)
     decoding = Decoding([row(run=LONG, values=not_numbers(5000))])
     assert max(looked_at) <= 100
     assert len(decoding.refused) > 50
