@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from schemas.admission import body as admission_body
 from schemas.admission import run_pattern, skeleton
 from schemas.admission.admission import MAX_LISTED, Part, Refusal
 from schemas.admission.body import admit
@@ -14,7 +15,7 @@ from schemas.admission.digit_range import digit_range
 from schemas.admission.shape import shaped
 from schemas.admission.skeleton import doubtful_lines
 from schemas.line_protocol.bounds import Rules, check
-from schemas.line_protocol.codec import Refused, parse, scan, split
+from schemas.line_protocol.codec import Refused, is_blank, parse, scan, split
 from schemas.line_protocol.precision import BLOCK_PRECISIONS, Precision
 from schemas.retention import reserved_in
 from tests.unit.schemas.test_line_protocol import ENTANGLED, REFUSED, kind
@@ -190,6 +191,24 @@ def test_a_fault_behind_a_newline_in_a_string_is_told():
 def test_nothing_comes_of_blanks_and_comments(body):
     admission = admit_in(Precision.NS, body)
     assert (admission.parts, admission.points, admission.refused_total) == ((), 0, 0)
+
+
+@pytest.mark.parametrize("blank", [b"", b" ", b"\r", b"#", b' # "\xff\r'])
+def test_blanks_and_comments_are_not_looked_at_one_by_one(blank, monkeypatch):
+    looked_at = []
+
+    def noting(line):
+        looked_at.append(line)
+        return is_blank(line)
+
+    monkeypatch.setattr(admission_body, "is_blank", noting)
+    blanks = (blank + b"\n") * 50_000
+    good = b"m f=1 %b\n" % T
+    body = blanks + good + b"bad\n" + blanks + b"bad\n" + blanks + blank
+    admitted = admit_in(Precision.NS, body)
+    assert [(r.line, r.column) for r in admitted.refusals] == [(50_002, 4), (100_003, 4)]
+    assert admitted.points == 1
+    assert len(looked_at) < 300
 
 
 @pytest.mark.parametrize(
