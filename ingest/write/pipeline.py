@@ -12,7 +12,14 @@ from typing import Any, Protocol
 
 from starlette.types import Receive, Scope
 
-from ingest.errors import Dialect, Forbidden, GatewayError, RetryLater, Unavailable
+from ingest.errors import (
+    BodyTooLarge,
+    Dialect,
+    Forbidden,
+    GatewayError,
+    RetryLater,
+    Unavailable,
+)
 from ingest.http.body import Bounds, read_body, unpack
 from ingest.keys.auth import KeyStore
 from ingest.limits.byte_budget import Held
@@ -139,6 +146,9 @@ class WritePipeline:
         if admitted.parts:
             try:
                 receipt = await self._publisher.publish(tenant, admitted.parts, origin)
+            except BodyTooLarge:  # not for a reason of ours, and all of it was validated
+                metrics.points(tenant.name, "refused").inc(points)
+                raise
             except GatewayError:
                 await self._charges.give_back(tenant, points, charged)
                 raise

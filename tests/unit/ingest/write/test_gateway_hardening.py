@@ -394,5 +394,11 @@ def test_a_body_that_can_never_wait_for_the_log_is_too_large_and_not_told_to_com
             assert "retry-after" not in answer.headers
             assert gateway.lines() == []
             assert (await gateway.client.write(stamped[: len(stamped) // 3])).status == 204
+            # It was validated like any other, and costs as much: else it would go on for ever.
+            statuses = [
+                (await gateway.client.write(stamped, key=gateway.small_key)).status
+                for _ in range(2)
+            ]
+            assert statuses == [413, 429]
 
     asyncio.run(scenario())
