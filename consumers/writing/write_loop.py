@@ -137,8 +137,17 @@ class WriteLoop:
         if isinstance(outcome, WriteTooLarge) or (
             batch.full and isinstance(outcome, StoreUnavailable)
         ):
+            before = self._batch_size.size
             self._batch_size.failed(batch.points)
             BATCH_SIZE.set(self._batch_size.size)
+            if self._batch_size.size < before:
+                _log.warning(
+                    "a batch of %d points was too large, or may have been: batches hold at most "
+                    "%d points now: %s",
+                    batch.points,
+                    self._batch_size.size,
+                    outcome,
+                )
 
     def _tell_of_search(
         self, destination: Destination, batch_writer: BatchWriter, target: str
@@ -161,6 +170,12 @@ class WriteLoop:
         self.error = str(error)
         if error.late and batch_writer.may_be_cut:
             destination.cut_anew()
+            _log.warning(
+                "the store took too long for %d points of %s/%s: the next write holds half of them",
+                batch_writer.batch.points,
+                destination.namespace,
+                destination.retention_class,
+            )
         _log.warning(
             "store does not answer for %s/%s, trying again in %.1f s: %s",
             destination.namespace,

@@ -218,6 +218,24 @@ def test_a_batch_for_which_the_store_takes_too_long_is_written_in_parts_and_in_o
     assert rig.letters() == []
 
 
+def test_the_log_says_why_a_batch_was_split(caplog):
+    rig = Rig(views=[WallView()], batch_points=16)
+    rig.source.close()
+    worker, _ = rig.start(writer=Slow(rig.store, 3))
+    worker.turn()
+    for n in range(16):
+        rig.send(lines(n))
+    for _ in range(200):
+        worker.turn()
+    late = (
+        "the store took too long for %d points of stepclock/raw: the next write holds half of them"
+    )
+    assert [late % points for points in (16, 8, 4)] == [
+        each for each in caplog.messages if "took too long" in each
+    ]
+    assert "a batch of 16 points was too large, or may have been" in caplog.text
+
+
 def test_a_bad_line_is_found_although_the_store_takes_too_long_for_its_neighbours():
     rig = Rig(batch_points=16)
     rig.source.close()
