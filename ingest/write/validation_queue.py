@@ -218,7 +218,11 @@ class ValidationQueue:
     def _give_turn(self, tenant: str, queue: _Queue) -> None:
         job = self._in_turn = queue.jobs[0]
         loop = asyncio.get_running_loop()
-        turn = self._thread.submit(job.turn, self._cpu_s)
+        try:
+            turn = self._thread.submit(job.turn, self._cpu_s)
+        except RuntimeError as exc:  # the system has no thread to give: this body fails, no other
+            turn = Future()
+            turn.set_exception(exc)
         turn.add_done_callback(
             lambda done: loop.call_soon_threadsafe(self._turned, tenant, queue, done)
         )

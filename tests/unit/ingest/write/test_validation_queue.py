@@ -175,6 +175,23 @@ def test_what_a_body_took_is_told_as_far_as_its_tenant_has_not_rested_for_it(ref
     asyncio.run(scenario())
 
 
+def test_a_thread_that_can_not_be_started_harms_only_the_body_that_asked_for_it(monkeypatch):
+    def refuse(_):
+        raise RuntimeError("can't start new thread")
+
+    async def scenario():
+        bench = Bench()
+        with monkeypatch.context() as patch:
+            patch.setattr(threading.Thread, "start", refuse)
+            with pytest.raises(RuntimeError, match="new thread"):
+                await bench.run("a", LARGE, bench.body("x"))
+        async with asyncio.timeout(10):
+            assert await bench.run("a", LARGE, bench.body("y")) == "y"
+            assert await bench.run("b", LARGE, bench.body("z")) == "z"
+
+    asyncio.run(scenario())
+
+
 def test_work_that_fails_harms_only_the_body_it_failed_at():
     def failing():
         yield 0
