@@ -30,7 +30,7 @@ TOLERANCE_PERCENT = 10
 
 #: How often each function is called: some 20 ms of its own, many times that under valgrind.
 _CALLS = {"admit": 10, "steps": 10, "block": 200}
-_ROOT = FILE.parent.parent
+_ROOT = FILE.parents[2]
 _COUNTED = (sys.executable, "-m", "bench.budgets.counted")
 _COLLECTED = re.compile(r"Collected : (\d+)")
 _TIMEOUT_S = 120.0
