@@ -10,7 +10,7 @@ import pytest
 import zstandard
 
 from schemas.log.protocols import LogUnavailable
-from tests.unit.ingest.write.test_gateway import running
+from tests.fakes.gateway import running
 
 ROW = {"experiment": "e", "run": "r", "step": 1, "values": {"a": 1}}
 
