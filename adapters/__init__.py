@@ -1,1 +1,1 @@
-"""Border files: the only places that import the clients of Kafka and InfluxDB."""
+"""Border files: the only places that import the clients of Kafka, InfluxDB and Redis."""

@@ -1,1 +1,1 @@
-"""Kafka and InfluxDB as local processes, without Docker: for tests, demo-real and benchmarks."""
+"""Kafka, InfluxDB and Redis as local processes without Docker, for tests, the demo, benchmarks."""

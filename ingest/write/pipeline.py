@@ -192,7 +192,7 @@ class WritePipeline:
     ) -> tuple[Admitted, int, int]:
         """What of a body is admitted, how many points that is, and how many were charged.
 
-        Read within bounds, charge by bytes, decode and validate in turns, charge what it turned
+        Read within bounds, charge an estimate, decode and validate in turns, charge what it turned
         out to be, count new series. Nothing but what was admitted is held afterwards.
         """
         held = Held(self._bounds.budget, tenant.name)
