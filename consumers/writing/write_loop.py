@@ -13,6 +13,7 @@ anything else       the worker ends
 from __future__ import annotations
 
 import logging
+import traceback
 from collections.abc import Callable
 from functools import cache
 
@@ -118,8 +119,8 @@ class WriteLoop:
         try:
             self._writer.write(namespace, attempt.target, attempt.lines, attempt.precision)
         except (StoreUnavailable, LinesRefused, WriteTooLarge, StoreMisconfigured) as exc:
-            # Without its traceback, whose frames would keep the lines in memory.
-            outcome, name = exc.with_traceback(None), _OUTCOMES[type(exc)]
+            _let_go(exc)
+            outcome, name = exc, _OUTCOMES[type(exc)]
         else:
             name = "stored"
             self.error = None
@@ -201,3 +202,15 @@ class WriteLoop:
             error,
         )
         return False
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Part an error, and those that caused it, from their frames, which hold the lines.
+
+    These lead back to the frame that keeps the error: it is a cycle, for whose collection a
+    worker that only repeats a write may wait long. Clients of a store may keep errors likewise.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error.__traceback__ = None
+        error = error.__cause__ or error.__context__

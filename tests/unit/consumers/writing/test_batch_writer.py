@@ -1,5 +1,6 @@
 """A batch as a state machine: what is next follows from the outcomes alone, without any I/O."""
 
+import gc
 import sys
 import threading
 
@@ -15,7 +16,12 @@ from schemas.line_protocol.precision import Precision
 from schemas.log.block import Block
 from schemas.log.dead_letter import Reason
 from schemas.log.protocols import TopicPartition
-from schemas.store.protocols import LinesRefused, StoreMisconfigured, StoreUnavailable
+from schemas.store.protocols import (
+    LinesRefused,
+    StoreMisconfigured,
+    StoreUnavailable,
+    WriteTooLarge,
+)
 from tests.fakes.memory_store import Fault, MemoryStore
 from tests.fakes.worker_rig import RAW, Rig, line, lines
 
@@ -180,3 +186,45 @@ def test_at_most_six_calls_lead_from_the_worker_to_the_store(rows, writes):
     assert rig.committed() == 1
     assert len(store.depths) == writes
     assert max(store.depths) <= 6
+
+
+class Holding:
+    """Answers as clients of a store do: with an error that another one caused.
+
+    `held` tells of each write how many references to the lines of the one before were left.
+    """
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.last = None
+        self.held = []
+
+    def write(self, _namespace, _retention_class, lines, _precision):
+        if self.last is not None:
+            self.held.append(sys.getrefcount(self.last) - 2)  # ours, and that of the call
+        # What is only one line is the candidate's own.
+        self.last = lines if b"\n" in lines else None
+        try:
+            raise OSError("the connection")
+        except OSError as exc:
+            if self.answers:
+                raise self.answers.pop(0) from exc
+
+
+@pytest.mark.parametrize(
+    "answer", [StoreUnavailable("503"), FAILED, REFUSED, WriteTooLarge("413")], ids=str
+)
+def test_the_lines_of_a_write_are_let_go_once_it_was_answered(answer):
+    rig = Rig(batch_age_s=0.0)
+    rig.source.close()
+    store = Holding(answer, answer)
+    rig.worker, rig.source = rig.start(writer=store)
+    rig.send(lines(1, 2, 3, 4))
+    rig.send(lines(5, 6, 7, 8), partition=1)
+    gc.disable()
+    try:
+        rig.settle()
+    finally:
+        gc.enable()
+    assert len(store.held) >= 2
+    assert set(store.held) == {0}
