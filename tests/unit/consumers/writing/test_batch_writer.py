@@ -13,7 +13,7 @@ from consumers.writing.attempt import NotBefore
 from consumers.writing.batch_writer import BatchWriter
 from consumers.writing.isolate import TRIES
 from schemas.line_protocol.precision import Precision
-from schemas.log.block import Block
+from schemas.log.block import Block, Delivery
 from schemas.log.dead_letter import Reason
 from schemas.log.protocols import TopicPartition
 from schemas.store.protocols import (
@@ -149,6 +149,28 @@ def test_a_batch_that_is_parked_goes_on_with_the_next_view():
     assert driver.answer().view == "steps"
     assert driver.next() is None
     assert set(driver.batch_writer.dead_points().values()) == {2}
+
+
+def test_a_batch_that_is_parked_within_a_search_begins_the_next_view_as_a_whole():
+    driver = Driver(writer_of(lines(1, 2), views=[WallView(), StepsView(())]))
+    driver.answer(REFUSED)
+    driver.answer()
+    driver.batch_writer.park("404")
+    assert (driver.next().view, driver.next().whole) == ("steps", True)
+
+
+def test_deliveries_of_a_partition_that_was_dropped_are_not_written():
+    batch_writer = writer_of(lines(1), lines(2))
+    for placed in batch_writer.batch.blocks:
+        stream = f"s{placed.partition.partition}"
+        only = (Delivery(stream, 0, 10**18, "m", "r", 0, 1, 0, 1),)
+        object.__setattr__(placed.block, "deliveries", only)
+    driver = Driver(batch_writer)
+    driver.answer()
+    assert b"stream=s0" in driver.next().lines
+    driver.batch_writer.drop({P0})
+    assert b"stream=s0" not in driver.next().lines
+    assert b"stream=s1" in driver.next().lines
 
 
 # -- the way to the store -----------------------------------------------------------------
