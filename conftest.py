@@ -1,4 +1,4 @@
-"""What holds for every test, those of the client included: logging is as it was."""
+"""Every test, the client's included, leaves logging as it found it."""
 
 import logging
 from collections.abc import Iterator

@@ -205,10 +205,10 @@ class WriteLoop:
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Part an error, and those that caused it, from their frames, which hold the lines.
+    """Clear the frames of an error and its causes, which keep the lines in memory.
 
-    These lead back to the frame that keeps the error: it is a cycle, for whose collection a
-    worker that only repeats a write may wait long. Clients of a store may keep errors likewise.
+    Frame and error refer to each other. A worker that only repeats a write may wait long until
+    that cycle is collected. Store clients may keep errors in the same way.
     """
     while error is not None:
         traceback.clear_frames(error.__traceback__)

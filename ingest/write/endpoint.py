@@ -63,7 +63,7 @@ class Endpoint:
 
 
 def _let_go(error: BaseException | None) -> None:
-    """Part an error, and those that caused it, from what it was raised over: the body."""
+    """Clear the frames of an error and its causes, which keep the body in memory."""
     while error is not None:
         traceback.clear_frames(error.__traceback__)
         error = error.__context__

@@ -1,7 +1,7 @@
-"""The way of a write, from its request to the answer: one for every way in.
+"""The write pipeline: every write takes it from request to answer, whatever its protocol.
 
-A way in brings a `Decoder`, and gets from here what all of them have: keys, limits, bounds,
-turns, receipts. `ingest.app.Gateway.add_write_route` puts it at a path.
+A protocol brings a `Decoder`; keys, limits, bounds, turns and receipts come from here.
+`ingest.app.Gateway.add_write_route` mounts it at a path.
 """
 
 from __future__ import annotations
@@ -146,7 +146,8 @@ class WritePipeline:
         if admitted.parts:
             try:
                 receipt = await self._publisher.publish(tenant, admitted.parts, origin)
-            except BodyTooLarge:  # not for a reason of ours, and all of it was validated
+            except BodyTooLarge:
+                # The client's mistake: the charge stays, since all of it was validated.
                 metrics.points(tenant.name, "refused").inc(points)
                 raise
             except GatewayError:
